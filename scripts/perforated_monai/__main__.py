@@ -1,0 +1,151 @@
+"""``python -m perforated_monai <command>``: one line on failure, exit codes as documented.
+
+0 done, 1 failed, 2 wrong usage, 3 done for some cases (each failure named).
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fire
+
+from .errors import UserError
+
+
+def demo(out: str = "demo_output") -> int:
+    """Phantoms -> growing a compressed UNet -> plain bundle -> segmentation; about five minutes.
+
+    Args:
+        out: folder for everything the demo writes.
+    """
+    from .demo import run_demo
+
+    return run_demo(Path(out))
+
+
+def phantom(out: str, cases: int = 20, seed: int = 0, channels: int = 1, kind: str = "") -> int:
+    """Write a seeded data set of phantoms with labels, in MSD layout.
+
+    Args:
+        out: folder to write.
+        cases: number of labelled volumes.
+        seed: the same seed gives the same volumes.
+        channels: 1 gives hippocampus-like volumes, 4 brain-tumour-like ones.
+        kind: hippocampus or tumour; by default from the channels.
+    """
+    from .manifest import write_manifest
+    from .phantom import make_phantoms
+
+    kind = kind or ("hippocampus" if channels == 1 else "tumour")
+    folder = make_phantoms(Path(out), cases=cases, seed=seed, channels=channels, kind=kind)
+    write_manifest(folder, folder / "manifest.json", "phantom")
+    print(f"{cases} phantoms and manifest.json in {folder}")
+    return 0
+
+
+def prepare(name: str = "", root: str = "", write: str = "") -> int:
+    """Verify a data set against a manifest and print its split, or make a manifest of your own.
+
+    Args:
+        name: a manifest: hippocampus_msd, brain_tumor_msd, spleen_msd, or a file.
+        root: folder of the data in MSD layout (imagesTr, labelsTr).
+        write: with --root: write a new manifest of that folder into this file.
+    """
+    from .manifest import describe, load_manifest, verify, write_manifest
+
+    if not root or not (name or write):
+        msg = "prepare needs --root DIR and a manifest name, or --root DIR --write FILE."
+        raise UsageError(msg)
+    if write:
+        manifest = write_manifest(Path(root), Path(write), name or Path(root).resolve().name)
+        print(describe(manifest, root))
+        return 0
+    manifest = load_manifest(name)
+    findings = verify(root, manifest)
+    print(describe(manifest, root))
+    for finding in findings:
+        print(finding)
+    return 1 if findings else 0
+
+
+def export(run: str, bundle: str) -> int:
+    """Write the best network of a training run into a bundle, as a plain network.
+
+    Args:
+        run: run folder (the output_dir of a training).
+        bundle: bundle folder, such as bundles/hippocampus_mri_dendritic.
+    """
+    from .export import export_run
+
+    record = export_run(run, bundle)
+    grown = sum(d["count"] for d in record["dendrites"].values())
+    shape = f"{len(record['dendrites'])} layers with dendrites ({grown} in all)"
+    if not record["dendrites"]:
+        shape = 'no dendrites ("dendrites": {}): a plain network'
+    print(f"{Path(bundle) / 'models' / 'model.pt'}: {record['base']['name']}, {shape},")
+    print(
+        f"{record['parameters']['total']:,} parameters; max abs difference to the trained "
+        f"network {record['max_abs_difference']:.1e}"
+    )
+    return 0
+
+
+class UsageError(Exception):
+    """Wrong use of a command; exit code 2."""
+
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    "demo": demo,
+    "phantom": phantom,
+    "prepare": prepare,
+    "export": export,
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        _check_usage(argv)
+        result: Any = fire.Fire(COMMANDS, command=argv, name="perforated_monai", serialize=_silent)
+    except UsageError as error:
+        print(f"perforated_monai: {error}", file=sys.stderr)
+        return 2
+    except (UserError, FileNotFoundError, PermissionError) as error:
+        print(f"perforated_monai: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except fire.core.FireExit as error:
+        return int(error.code)
+    except KeyboardInterrupt:
+        return 130
+    return result if isinstance(result, int) else 0
+
+
+def _silent(_: Any) -> None:
+    """Fire would print the exit code."""
+
+
+def _check_usage(argv: list[str]) -> None:
+    """Refuse an unknown command or flag before anything runs: fire complains only afterwards."""
+    if not argv or argv[0] in ("-h", "--help"):
+        return
+    if argv[0] not in COMMANDS:
+        close = difflib.get_close_matches(argv[0], COMMANDS, n=1) or list(COMMANDS)
+        msg = f"no command {argv[0]!r}. Did you mean: {', '.join(close)}?"
+        raise UsageError(msg)
+    known = list(inspect.signature(COMMANDS[argv[0]]).parameters)
+    for word in argv[1:]:
+        flag = word[2:].split("=")[0].replace("-", "_")
+        if word.startswith("--") and flag not in (*known, "help"):
+            close = difflib.get_close_matches(flag, known, n=1) or known
+            msg = f"{argv[0]} has no flag --{flag}. Known: {', '.join('--' + c for c in close)}."
+            raise UsageError(msg)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""The configuration behind a running bundle: what was merged, and keys that exist nowhere."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from .errors import UserError
+
+
+def config_of_caller() -> dict[str, Any]:
+    """The merged configuration that is being instantiated further up the stack, or ``{}``.
+
+    A component cannot ask MONAI's parser for the whole configuration (a macro of the root would
+    contain itself), so the parser is found in the calling frames. It holds the files and all
+    overrides, references unresolved: the text that would run the same again.
+    """
+    frame: FrameType | None = inspect.currentframe()
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, ConfigParser):
+            return {k: v for k, v in dict(owner.get()).items() if k != "_meta_"}
+        frame = frame.f_back
+    return {}
+
+
+def guard_command_line() -> None:
+    """First entry of ``run``: refuse mistyped keys; let the last line of an error say its cause.
+
+    Acts under ``python -m monai.bundle run`` only; a client with a command line of its own is left
+    alone. MONAI wraps every exception of an expression, so the cause would stand far above the
+    last line.
+
+    Raises:
+        UserError: naming an override that no configuration file knows.
+    """
+    if _is_bundle_run(sys.argv):
+        sys.excepthook = _print_cause_last
+        check_overrides(sys.argv[2:])
+
+
+def _print_cause_last(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    sys.__excepthook__(kind, error, trace)
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UserError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is not None and cause is not error:
+        # A DataLoader worker's error arrives as text that ends with the message.
+        print(f"Error: {str(cause).strip().splitlines()[-1]}", file=sys.stderr)
+
+
+def check_overrides(arguments: list[str]) -> None:
+    """Refuse command-line overrides that no configuration file knows.
+
+    MONAI adds an unknown ``--key`` as a new entry in silence.
+
+    Args:
+        arguments: the command line behind ``run``.
+
+    Raises:
+        UserError: naming the key and the nearest known ones.
+    """
+    options = _options(arguments)
+    files = options.pop("config_file", None)
+    if files is None:
+        return
+    config = ConfigParser(ConfigParser.load_config_files(_file_list(files)))
+    from monai.bundle.scripts import run
+
+    own = set(inspect.signature(run).parameters)
+    for key in options:
+        name = key.lstrip("+").replace("#", "::")
+        if key not in own and name not in own and not _known(config, name):
+            raise UserError(_unknown(config, key, name))
+
+
+def _is_bundle_run(argv: list[str]) -> bool:
+    script = Path(argv[0]).as_posix() if argv else ""
+    return script.endswith("monai/bundle/__main__.py") and argv[1:2] == ["run"]
+
+
+def _options(arguments: list[str]) -> dict[str, str]:
+    """``--key value`` and ``--key=value`` as fire reads them: one dash will do, - counts as _."""
+    found: dict[str, str] = {}
+    for i, word in enumerate(arguments):
+        if not re.match("--|-[a-zA-Z]", word):
+            continue
+        key, equals, value = word.lstrip("-").partition("=")
+        if not equals:
+            value = arguments[i + 1] if i + 1 < len(arguments) else ""
+        found[key.replace("-", "_")] = value
+    return found
+
+
+def _file_list(text: str) -> list[str]:
+    return [part.strip().strip("'\"") for part in text.strip().strip("[]").split(",")]
+
+
+def _known(config: ConfigParser, name: str) -> bool:
+    """Whether a key exists, or is an argument that its component would take."""
+    if name in config:
+        return True
+    parent, _, argument = name.rpartition("::")
+    if not parent or parent not in config:
+        return False
+    holder = config[parent]
+    if not isinstance(holder, dict) or "_target_" not in holder:
+        return False
+    if argument.startswith("_"):
+        return argument in ("_disabled_", "_requires_", "_mode_", "_desc_", "_target_")
+    item = _component(holder["_target_"])
+    if item is None:
+        return True
+    parameters = inspect.signature(item).parameters
+    return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def _component(target: str) -> Any | None:
+    from monai.bundle.config_item import ComponentLocator
+
+    modules = ComponentLocator().get_component_module_name(target)
+    module = modules[0] if isinstance(modules, list) and modules else modules
+    if isinstance(module, str) and module:
+        return getattr(sys.modules.get(module), target, None)
+    package, _, name = target.rpartition(".")
+    return getattr(sys.modules.get(package), name, None)
+
+
+def _unknown(config: ConfigParser, key: str, name: str) -> str:
+    names = [str(k) for k in config.get()]
+    parent, _, _ = name.rpartition("::")
+    if parent and parent in config and isinstance(config[parent], dict):
+        names = [f"{parent}::{k}" for k in config[parent]]
+    close = difflib.get_close_matches(name, names, n=3) or sorted(names)[:8]
+    return f"--{key} is no key of the configuration. Did you mean: {', '.join(close)}?"

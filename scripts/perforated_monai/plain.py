@@ -1,0 +1,48 @@
+"""From a network grown by the tracker to a plain one with the same outputs; torch only."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .layer import DendriticLayer
+from .network import replace_module
+
+
+def make_plain(network: nn.Module, activation: str) -> dict[str, int]:
+    """Replace every layer wrapped by perforatedai, in place, by a plain or ``DendriticLayer``.
+
+    Args:
+        network: grown network.
+        activation: of its dendrites.
+
+    Returns:
+        dendrites of each layer that has some.
+    """
+    counts: dict[str, int] = {}
+    wrapped = [(n, m) for n, m in network.named_modules() if type(m).__name__ == "PAINeuronModule"]
+    for name, module in wrapped:
+        count = int(module.dendrite_modules_added)
+        main = module.main_module
+        if count == 0:
+            replace_module(network, name, main)
+            continue
+        layer = DendriticLayer(main, count, activation)
+        layer.load_branches(
+            [main, *module.dendrite_module.layers],
+            module.dendrites_to_top[-1].detach(),
+            _rows(module, count, layer.channels),
+        )
+        layer.train(module.training)
+        replace_module(network, name, layer)
+        counts[name] = count
+    network._buffers.pop("tracker_string", None)
+    return counts
+
+
+def _rows(module: nn.Module, count: int, channels: int) -> Tensor:
+    """v_ij of ``dendrites_to_dendrites``, whose entry i is ``(i, C)`` and entry 0 is empty."""
+    entries = module.dendrite_module.dendrites_to_dendrites
+    rows = [entries[i].detach().reshape(i, channels) for i in range(1, count)]
+    reference = module.dendrites_to_top[-1]
+    return torch.cat(rows) if rows else reference.new_zeros(0, channels)

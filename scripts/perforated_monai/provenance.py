@@ -1,0 +1,93 @@
+"""``config.json``: the merged configuration of a run with versions and hashes."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .errors import UserError
+from .files import sha256, write_json
+
+# Settings that change how fast a run goes, never what comes out of it.
+_SPEED_ONLY = {"num_workers", "persistent_workers", "prefetch_factor", "pin_memory", "progress"}
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a run was made from."""
+
+    config: dict[str, Any]
+    versions: dict[str, str]
+    manifest_sha256: str | None
+
+    def write(self, file: Path) -> None:
+        """Write as JSON."""
+        write_json(file, self.__dict__)
+
+
+def provenance(config: dict[str, Any]) -> Provenance:
+    """Collect the versions of what computes, and the hash of the manifest the config names."""
+    names = ["torch", "monai", "numpy", "nibabel", "pytorch-ignite", "perforatedai"]
+    versions = {"perforated-monai": __version__, "python": platform.python_version()}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return Provenance(_plain(config), versions, _manifest_hash(config))
+
+
+def refuse_other_config(file: Path, config: dict[str, Any]) -> None:
+    """Refuse to continue a run under a configuration that would give another result.
+
+    Raises:
+        UserError: naming the first keys that differ.
+    """
+    if not file.exists() or not config:
+        return
+    before = _flat(json.loads(file.read_text())["config"])
+    now = _flat(_plain(config))
+    keys = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+    keys = [k for k in keys if k.split("::")[-1] not in _SPEED_ONLY]
+    if keys:
+        shown = "; ".join(f"{k}: {before.get(k)!r} then, {now.get(k)!r} now" for k in keys[:3])
+        msg = (
+            f"{file.parent} holds a run of another configuration ({shown}). "
+            "Give the same values to continue it, or another output_dir."
+        )
+        raise UserError(msg)
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """As JSON has it; an object that a program put into the parser becomes its type's name."""
+    return json.loads(json.dumps(config, default=lambda value: type(value).__name__))
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, list):
+        items = [(str(i), v) for i, v in enumerate(value)]
+    else:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in items:
+        flat |= _flat(inner, f"{prefix}::{key}" if prefix else str(key))
+    return flat
+
+
+def _manifest_hash(config: dict[str, Any]) -> str | None:
+    manifest = config.get("manifest")
+    if not isinstance(manifest, str):
+        return None
+    below_root = re.fullmatch(r"""\$@bundle_root\s*\+\s*(['"])(.+)\1""", manifest)
+    if below_root is not None:
+        manifest = str(config.get("bundle_root", ".")) + below_root[2]
+    path = Path(manifest)
+    return sha256(path.read_bytes()) if path.is_file() else None
