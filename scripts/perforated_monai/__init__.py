@@ -38,8 +38,8 @@ def __getattr__(name: str) -> object:
 
         return RunHandler
     if name in ("datalist", "find_volumes"):
-        from . import manifest
+        from . import datasets
 
-        return getattr(manifest, name)
+        return getattr(datasets, name)
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)

@@ -38,7 +38,7 @@ def phantom(out: str, cases: int = 20, seed: int = 0, channels: int = 1, kind: s
         channels: 1 gives hippocampus-like volumes, 4 brain-tumour-like ones.
         kind: hippocampus or tumour; by default from the channels.
     """
-    from .manifest import write_manifest
+    from .prepare import write_manifest
     from .phantom import make_phantoms
 
     kind = kind or ("hippocampus" if channels == 1 else "tumour")
@@ -95,6 +95,58 @@ def export(run: str, bundle: str) -> int:
     return 0
 
 
+def segment(
+    source: str,
+    output: str,
+    bundle: str,
+    engine: str = "torch",
+    device: str = "",
+    overlap: float | None = None,
+    tta: bool = False,
+    probabilities: bool = False,
+    workers: int = 2,
+    resume: bool = False,
+    preview: bool = False,
+    anonymous: bool = False,
+    series: str = "",
+    dicom_seg: bool = False,
+    allow_out_of_range: bool = False,
+) -> int:
+    """Segment a scan or a folder of them: a mask a case on its own grid, and cases.csv.
+
+    Args:
+        source: a .nii or .nii.gz file, a folder tree of them or of DICOM series, or a .csv or
+            .json list of cases with several channels.
+        output: folder of the masks; the input's relative paths are kept.
+        bundle: bundle folder, such as bundles/hippocampus_mri_dendritic.
+        engine: torch or torchscript (models/model.ts).
+        device: cpu, cuda, cuda:1, ...; by default the first GPU, or the CPU.
+        overlap: of the sliding windows, 0 to below 1; by default the bundle's.
+        tta: average over mirror images.
+        probabilities: also write <case>_prob.nii.gz.
+        workers: threads that read and preprocess ahead.
+        resume: do only what is missing or changed.
+        preview: also write <case>_preview.png.
+        anonymous: name cases and masks by a hash of their path.
+        series: DICOM series UID, or the name of a file of the series, where a folder holds several.
+        dicom_seg: also write a DICOM SEG for DICOM input.
+        allow_out_of_range: do not refuse volumes unlike the training volumes; mark them.
+    """
+    from .segment import Options, Segmenter, segment_folder
+
+    segmenter = Segmenter(
+        str(bundle),
+        engine=engine,
+        device=str(device) or None,
+        overlap=overlap,
+        tta=tta,
+        probabilities=probabilities,
+        allow_out_of_range=allow_out_of_range,
+    )
+    options = Options(workers, resume, preview, anonymous, str(series), dicom_seg)
+    return segment_folder(str(source), str(output), segmenter, options).exit_code
+
+
 class UsageError(Exception):
     """Wrong use of a command; exit code 2."""
 
@@ -104,6 +156,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "phantom": phantom,
     "prepare": prepare,
     "export": export,
+    "segment": segment,
 }
 
 

@@ -6,6 +6,7 @@ import difflib
 import inspect
 import re
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -115,11 +116,20 @@ def _known(config: ConfigParser, name: str) -> bool:
         return False
     if argument.startswith("_"):
         return argument in ("_disabled_", "_requires_", "_mode_", "_desc_", "_target_")
-    item = _component(holder["_target_"])
-    if item is None:
-        return True
-    parameters = inspect.signature(item).parameters
-    return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    taken = _arguments(holder)
+    return taken is None or argument in taken
+
+
+def _arguments(holder: dict[str, Any]) -> list[str] | None:
+    """What a component takes by name; None where that is anything, or unknown here."""
+    item = _component(str(holder["_target_"]))
+    try:
+        parameters = inspect.signature(item).parameters.values()  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # not imported yet, or written in C
+        return None
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return [p.name for p in parameters]
 
 
 def _component(target: str) -> Any | None:
@@ -134,9 +144,24 @@ def _component(target: str) -> Any | None:
 
 
 def _unknown(config: ConfigParser, key: str, name: str) -> str:
-    names = [str(k) for k in config.get()]
-    parent, _, _ = name.rpartition("::")
+    parent, _, last = name.rpartition("::")
+    names = list(_ids(config.get()))
+    elsewhere = [n for n in names if n.rpartition("::")[2] == last]
     if parent and parent in config and isinstance(config[parent], dict):
-        names = [f"{parent}::{k}" for k in config[parent]]
-    close = difflib.get_close_matches(name, names, n=3) or sorted(names)[:8]
-    return f"--{key} is no key of the configuration. Did you mean: {', '.join(close)}?"
+        holder = config[parent]
+        more = (_arguments(holder) or []) if "_target_" in holder else []
+        names = [f"{parent}::{k}" for k in [*holder, *more]]
+    close = dict.fromkeys(difflib.get_close_matches(name, dict.fromkeys(names), n=3) + elsewhere)
+    shown = list(close)[:3] or sorted(config.get())[:8]
+    return f"--{key} is no key of the configuration. Did you mean: {', '.join(shown)}?"
+
+
+def _ids(value: Any, prefix: str = "") -> Iterator[str]:
+    """Every key below a value, as it is written on the command line."""
+    if isinstance(value, dict):
+        items: Iterable[tuple[Any, Any]] = value.items()
+    else:
+        items = enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield f"{prefix}{key}"
+        yield from _ids(inner, f"{prefix}{key}::")

@@ -9,15 +9,22 @@ MONAI's own DataLoader gives other augmentations for 0, 1 and 2 workers.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from monai.transforms import Compose, Randomizable, apply_transform
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from .errors import UserError
+
+_MOST_WORKERS = 256
+
+# MONAI's LoadImage advises to install packages and appends each reader's traceback; what the first
+# one said is the cause.
+_READER_SAID = re.compile(r"^(?:\w+\.)*(\w+(?:Error|Exception): .+)$", re.MULTILINE)
 
 
 class EpochSampler(Sampler):
@@ -89,6 +96,8 @@ class CaseDataset(Dataset):
         first = next((i for i, t in enumerate(steps) if isinstance(t, Randomizable)), len(steps))
         self._fixed, self._random = Compose(steps[:first]), Compose(steps[first:])
         self._cached: dict[int, Any] = {}
+        # What each data worker is reading; shared, so that it outlives a worker that is killed.
+        self._reading = torch.full((_MOST_WORKERS,), -1, dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
         return len(self.data)
@@ -96,6 +105,19 @@ class CaseDataset(Dataset):
     def __getitem__(self, key: int | tuple[int, int]) -> Any:
         """A case by ``(epoch, index)``, or by index alone as of epoch 0."""
         epoch, index = key if isinstance(key, tuple) else (0, int(key))
+        info = get_worker_info()
+        if info is None or info.id >= _MOST_WORKERS:
+            return self._get(epoch, index)
+        self._reading[info.id] = index
+        item = self._get(epoch, index)
+        self._reading[info.id] = -1
+        return item
+
+    def cases_being_read(self) -> list[str]:
+        """Cases that data workers have begun and not finished; after a worker's death, its case."""
+        return [_case_name(self.data[i]) for i in self._reading.tolist() if i >= 0]
+
+    def _get(self, epoch: int, index: int) -> Any:
         item = self._deterministic(index)
         state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(2)
         self._random.set_random_state(seed=int(state[0]))
@@ -118,11 +140,19 @@ class CaseDataset(Dataset):
             raise UserError(describe_failure(self.data[index], error)) from error
 
 
+def _case_name(case: dict[str, Any]) -> str:
+    return str(case.get("case") or case.get("image", "?"))
+
+
 def describe_failure(case: dict[str, Any], error: BaseException) -> str:
     """One line: which files, the root cause, the cure."""
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
     files = ", ".join(str(case[k]) for k in ("image", "label") if k in case)
-    reason = " ".join(f"{type(cause).__name__}: {cause}".split())[:300]
+    reason = f"{type(cause).__name__}: {cause}"
+    if "cannot find a suitable reader" in reason:
+        first = _READER_SAID.search(str(cause))
+        reason = first[1] if first else reason
+    reason = " ".join(reason.split())[:300]
     return f"Cannot read {files}: {reason}. Replace or remove this case."

@@ -29,10 +29,12 @@ def atomic(path: str | Path) -> Iterator[Path]:
             os.fsync(handle.fileno())
         temporary.replace(path)
     except OSError as error:
-        msg = f"Cannot write {path}: {error.strerror or error}. Free space or choose another folder."
+        reason = error.strerror or error
+        msg = f"Cannot write {path}: {reason}. Free space or choose another folder."
         raise UserError(msg) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where the folder is gone, so is the file
+            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
+from . import distributed
 from .config import DendriteConfig
 from .errors import UserError
 from .optim import assert_complete
@@ -59,9 +60,10 @@ class DendriteHandler:
         score = self.run.score
         if score is None:
             return
-        self._log_acceptance(score)
+        if self.run.is_main:
+            self._log_acceptance(score)
         start = time.monotonic()
-        outcome = self.tracker.add_score(score, self.run.optimizer)
+        outcome = self._add_score(score)
         seconds = round(time.monotonic() - start, 3)
         if outcome.rejected:
             self._log_rejection()
@@ -129,11 +131,26 @@ class DendriteHandler:
 
     # -- growth ----------------------------------------------------------------------------
 
+    def _add_score(self, score: float) -> Outcome:
+        """One decision for all ranks: rank 0's tracker makes it, the others take its network."""
+
+        def decide() -> tuple[Outcome, dict[str, Tensor] | None]:
+            outcome = self.tracker.add_score(score, self.run.optimizer)
+            if not outcome.event or distributed.world() == 1:
+                return outcome, None
+            return outcome, {k: v.cpu() for k, v in self.tracker.network.state_dict().items()}
+
+        outcome, network = distributed.from_main(decide)
+        if network is not None and not self.run.is_main:
+            self.tracker.load_network(network)
+        return outcome
+
     def _grown(self, trainer: Engine, outcome: Outcome, seconds: float) -> None:
         run = self.run
         trainable = self.tracker.trainable()
         run.refresh(trainable, restart=self.config.lr_restart)
         assert_complete(run.optimizer, trainable)
+        run.distribute()
         scaler = getattr(trainer, "scaler", None)
         if scaler is not None:
             trainer.scaler = type(scaler)()

@@ -11,8 +11,10 @@ from typing import Any
 
 import monai.networks.nets
 import torch
+from monai.networks.blocks import Convolution
 from torch import nn
 
+from .block import DendriticBlock
 from .errors import UserError
 from .layer import FUSIBLE, DendriticLayer
 
@@ -59,7 +61,7 @@ def load_weights(network: nn.Module, file: str | Path, sha256: str | None = None
     data = Path(file).read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if sha256 is not None and found != sha256:
-        msg = f"{file} must have sha256 {sha256[:16]}…; got {found[:16]}…. Export or fetch it again."
+        msg = f"{file} must have sha256 {sha256[:16]}…, not {found[:16]}…. Export or fetch it again."
         raise UserError(msg)
     state = _read_tensors(file, data)
     want = network.state_dict()
@@ -91,6 +93,19 @@ def replace_module(network: nn.Module, name: str, module: nn.Module) -> None:
     """Put ``module`` at the dotted ``name``; every other reference to the old one is kept."""
     parent, _, child = name.rpartition(".")
     setattr(network.get_submodule(parent), child, module)
+
+
+def add_dendrites(
+    layer: nn.Module, count: int, activation: str
+) -> DendriticLayer | DendriticBlock:
+    """A layer or MONAI ``Convolution`` block with ``count`` dendrites and fresh weights.
+
+    Raises:
+        TypeError: for a module of another kind.
+        ValueError: for a wrong count or activation.
+    """
+    kind = DendriticBlock if isinstance(layer, Convolution) else DendriticLayer
+    return kind(layer, count, activation)
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -136,11 +151,11 @@ def _dendritic(network: nn.Module, name: str, entry: Mapping[str, Any]) -> nn.Mo
         msg = f"Network spec names layer {name!r}, which {type(network).__name__} does not have."
         raise UserError(msg) from None
     kind = entry.get("kind", "copy")
-    if kind != "copy" or not isinstance(layer, FUSIBLE):
+    if kind != "copy" or not isinstance(layer, (*FUSIBLE, Convolution)):
         msg = f"Layer {name!r}: kind {kind!r} on {type(layer).__name__} is not known here."
         raise UserError(msg)
     try:
-        return DendriticLayer(layer, entry.get("count"), entry.get("activation"))
+        return add_dendrites(layer, entry.get("count", 0), entry.get("activation", ""))
     except ValueError as error:
         msg = f"Network spec, layer {name!r}: {error}"
         raise UserError(msg) from None

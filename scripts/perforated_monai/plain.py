@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .layer import DendriticLayer
-from .network import replace_module
+from .errors import UserError
+from .network import add_dendrites, replace_module
 
 
 def make_plain(network: nn.Module, activation: str) -> dict[str, int]:
-    """Replace every layer wrapped by perforatedai, in place, by a plain or ``DendriticLayer``.
+    """Replace every module wrapped by perforatedai, in place, by a plain or a dendritic one.
 
     Args:
         network: grown network.
@@ -18,6 +18,9 @@ def make_plain(network: nn.Module, activation: str) -> dict[str, int]:
 
     Returns:
         dendrites of each layer that has some.
+
+    Raises:
+        UserError: for dendrites on a module that is no layer or block of ``add_dendrites``.
     """
     counts: dict[str, int] = {}
     wrapped = [(n, m) for n, m in network.named_modules() if type(m).__name__ == "PAINeuronModule"]
@@ -27,7 +30,11 @@ def make_plain(network: nn.Module, activation: str) -> dict[str, int]:
         if count == 0:
             replace_module(network, name, main)
             continue
-        layer = DendriticLayer(main, count, activation)
+        try:
+            layer = add_dendrites(main, count, activation)
+        except TypeError as error:
+            msg = f"Dendrites on {name!r} cannot be exported: {error} Take it out of layer_types."
+            raise UserError(msg) from None
         layer.load_branches(
             [main, *module.dendrite_module.layers],
             module.dendrites_to_top[-1].detach(),

@@ -20,6 +20,7 @@ from ignite.engine import Engine, Events
 from monai.handlers import from_engine
 from torch import Tensor, nn
 
+from . import distributed
 from .checkpoint import Checkpoints
 from .cli_config import config_of_caller
 from .errors import UserError
@@ -101,7 +102,7 @@ class RunHandler:
         self.growth: Growth | None = None
         self.score: float | None = None
         self.best_score, self.best_epoch = -math.inf, 0
-        self.is_main = True
+        self.is_main = distributed.rank() == 0
         self._lock = FileLock(self.folder / ".lock")
         self._open = False
         self._old_sigterm: Any = None
@@ -138,22 +139,17 @@ class RunHandler:
     def _started(self, trainer: Engine) -> None:
         if self._open:
             return
-        self._take_folder()
+        saved = distributed.from_main(self._open_folder)
         self._open = True
         self.refresh = OptimizerRefresh(self.network, self.optimizer, self.lr_scheduler)
         # Registered now, behind every handler of the configuration.
         if not trainer.has_event_handler(self._epoch_finished):
             trainer.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_finished)
-        saved = self.checkpoints.load_last()
-        if saved is None:
-            self.history.cut(0)
-            provenance(self.config).write(self.folder / "config.json")
-        else:
-            self._refuse_wrong_checkpoint(saved)
         if self.growth is not None:
             self.growth.open(self)
         if saved is not None:
             self._resume(trainer, saved)
+        self.distribute()
         self._progress = Progress(
             trainer.state.max_epochs,
             trainer.state.epoch_length or 0,
@@ -161,6 +157,24 @@ class RunHandler:
             done=trainer.state.epoch,
         )
         self._install_sigterm()
+
+    def _open_folder(self) -> dict[str, Any] | None:
+        """Lock the folder and read where the run stands; rank 0 does it for all."""
+        self._take_folder()
+        self._open = True
+        saved = self.checkpoints.load_last()
+        if saved is None:
+            self.history.cut(0)
+            provenance(self.config).write(self.folder / "config.json")
+        else:
+            self._refuse_wrong_checkpoint(saved)
+        return saved
+
+    def distribute(self) -> None:
+        """With several processes, let the trainer run the network as it is now in a new DDP."""
+        if distributed.world() > 1:
+            self.trainer.network = self.network
+            self.trainer.network = distributed.wrap(self.network)
 
     def _take_folder(self) -> None:
         try:
@@ -185,6 +199,12 @@ class RunHandler:
             kind = "without" if saved["growth"] is None else "with"
             msg = f"{self.folder} holds a run {kind} dendrites: choose another output_dir."
             raise UserError(msg)
+        if saved["processes"] != distributed.world():
+            msg = (
+                f"{self.folder} holds a run of {saved['processes']} process(es), not of "
+                f"{distributed.world()}: start as many, or choose another output_dir."
+            )
+            raise UserError(msg)
 
     def _resume(self, trainer: Engine, saved: dict[str, Any]) -> None:
         if self.growth is not None:
@@ -200,7 +220,8 @@ class RunHandler:
         trainer.state.epoch = saved["epoch"]
         trainer.state.iteration = saved["iteration"]
         self.best_score, self.best_epoch = saved["best_score"], saved["best_epoch"]
-        self.history.cut(saved["history_bytes"])
+        if self.is_main:
+            self.history.cut(saved["history_bytes"])
 
     def _install_sigterm(self) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -228,7 +249,7 @@ class RunHandler:
         if self._fresh_epoch:
             self._fresh_epoch = False
             self._lr = [group["lr"] for group in self.optimizer.param_groups]
-            seed_everything(self.seed, trainer.state.epoch)
+            seed_everything(self.seed, trainer.state.epoch, distributed.rank())
 
     def _iteration_completed(self, trainer: Engine) -> None:
         loss = float(from_engine("loss", first=True)(trainer.state.output))
@@ -255,18 +276,19 @@ class RunHandler:
         name = state.key_metric_name
         self.score = float(state.metrics[name])
         self._per_class = _per_class(state.metric_details.get(name))
+        if not self.is_main:
+            return
         if math.isfinite(self.score) and self.score > self.best_score and self._accepted():
             self.best_score, self.best_epoch = self.score, trainer.state.epoch
-            if self.is_main:
-                self.checkpoints.save_best(
-                    {
-                        "epoch": self.best_epoch,
-                        "dice": self.score,
-                        "dice_per_class": self._per_class,
-                        "network": self.network.state_dict(),
-                        "growth": None if self.growth is None else self.growth.describe(),
-                    }
-                )
+            self.checkpoints.save_best(
+                {
+                    "epoch": self.best_epoch,
+                    "dice": self.score,
+                    "dice_per_class": self._per_class,
+                    "network": self.network.state_dict(),
+                    "growth": None if self.growth is None else self.growth.describe(),
+                }
+            )
 
     def _accepted(self) -> bool:
         return self.growth is None or self.growth.accepts(self.score or 0.0)
@@ -275,14 +297,15 @@ class RunHandler:
 
     def log(self, event: str, **facts: Any) -> None:
         """Add an event of this epoch to the history; written with the epoch's own line."""
-        self.history.add({"event": event, "epoch": self.trainer.state.epoch, **facts})
+        if self.is_main:
+            self.history.add({"event": event, "epoch": self.trainer.state.epoch, **facts})
 
     def say(self, text: str) -> None:
         """One plain line for the person who watches."""
         self._progress.say(text)
 
     def _epoch_finished(self, trainer: Engine) -> None:
-        epoch, loss = trainer.state.epoch, float(np.mean(self._losses))
+        epoch, loss = trainer.state.epoch, distributed.mean(float(np.mean(self._losses)))
         parameters = self.count_parameters()
         sets = 0 if self.growth is None else self.growth.sets
         line = {
@@ -296,8 +319,8 @@ class RunHandler:
             "parameters": parameters,
             "seconds": round(time.monotonic() - self._clock, 3),
         }
-        self.history.add(line, first=True)
         if self.is_main:
+            self.history.add(line, first=True)
             self.history.flush()
             self._save(trainer, finished=False)
         self._progress.end_epoch(epoch, loss, self.score, sets, parameters)
@@ -316,6 +339,7 @@ class RunHandler:
                 "epoch": trainer.state.epoch,
                 "iteration": trainer.state.iteration,
                 "finished": finished,
+                "processes": distributed.world(),
                 "network": self.network.state_dict(),
                 "growth": None if self.growth is None else self.growth.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -330,7 +354,9 @@ class RunHandler:
     # -- 6. end ----------------------------------------------------------------------------
 
     def _completed(self, trainer: Engine) -> None:
-        best = self.checkpoints.load_best()
+        best = distributed.from_main(self.checkpoints.load_best)
+        if distributed.world() > 1:
+            trainer.network = self.network  # without DDP
         if best is None:
             self._close()
             msg = f"{self.folder}: the run ended before any validation, so there is no best network."
@@ -354,7 +380,14 @@ class RunHandler:
 
     def _failed(self, trainer: Engine, error: BaseException) -> None:
         self._close()
-        raise error
+        advice = _advice(trainer, error)
+        shown = error
+        if advice is not None:
+            shown = UserError(f"{advice} Checkpoints in {self.checkpoints.folder} are kept.")
+        shown = distributed.explain(shown)
+        if shown is error:
+            raise error
+        raise shown from error
 
     def _close(self) -> None:
         if not self._open:
@@ -368,9 +401,22 @@ class RunHandler:
         self._lock.release()
 
 
-def seed_everything(seed: int, epoch: int) -> None:
-    """Seed torch, numpy and random from run seed and epoch (dropout and the like draw there)."""
-    value = int(np.random.SeedSequence([seed, epoch, 2**31]).generate_state(1)[0])
+def _advice(trainer: Engine, error: BaseException) -> str | None:
+    """What a person can do about an error that torch raises without saying so."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return "Out of memory in a training step: lower batch_size, then roi_size."
+    worker_died = "DataLoader worker" in str(error) and "exited unexpectedly" in str(error)
+    if worker_died or isinstance(error, ConnectionError) or "killed by signal" in str(error):
+        dataset = getattr(getattr(trainer, "data_loader", None), "dataset", None)
+        cases = dataset.cases_being_read() if hasattr(dataset, "cases_being_read") else []
+        named = f" while reading {', '.join(cases)}" if cases else ""
+        return f"A data worker died{named}: often too little memory; lower num_workers."
+    return None
+
+
+def seed_everything(seed: int, epoch: int, rank: int = 0) -> None:
+    """Seed torch, numpy and random from run seed, epoch and rank (dropout and the like draw there)."""
+    value = int(np.random.SeedSequence([seed, epoch, 2**31 + rank]).generate_state(1)[0])
     torch.manual_seed(value)
     np.random.seed(value)
     random.seed(value)

@@ -97,7 +97,8 @@ class Tracker:
         _refuse_stray_rank()
         gpa, upa = _library()
         self._gpa, self._upa = gpa, upa
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
         self._before = (gpa.pc, gpa.pai_tracker)
         with _guard(self.config.verbose):
             gpa.pc = gpa.PAIConfig()
@@ -141,6 +142,7 @@ class Tracker:
             raise TrackerError(msg)
         for _, module in self.modules():
             _set_dimensions_on_first_forward(module)
+            _keep_dtype(module)
 
     # -- what the network holds ------------------------------------------------------------
 
@@ -260,8 +262,9 @@ class Tracker:
             state: of ``state_dict()``.
             network_state: the grown network's state dict at the same moment.
         """
-        _remove_all_but(self.folder, "")
-        (self.folder / "best_model.pt").write_bytes(state["best_model"].numpy().tobytes())
+        if self.writes:
+            _remove_all_but(self.folder, "")
+            (self.folder / "best_model.pt").write_bytes(state["best_model"].numpy().tobytes())
         self.load_network(network_state)
         tracker = self._gpa.pai_tracker
         with _guard(self.config.verbose):
@@ -450,6 +453,23 @@ def _set_dimensions_on_first_forward(module: nn.Module) -> None:
         handle.remove()
 
     handle = module.register_forward_hook(hook)
+
+
+def _keep_dtype(module: nn.Module) -> None:
+    """Give a wrapped layer the output dtype of its main layer.
+
+    Under bf16 autocast the library's float32 weights make the sum float32, and every activation
+    behind it twice as large.
+    """
+
+    def remember(main: nn.Module, _: Any, out: Tensor) -> None:
+        module.__dict__["_main_dtype"] = out.dtype
+
+    def restore(wrapped: nn.Module, _: Any, out: Tensor) -> Tensor:
+        return out.to(wrapped.__dict__.get("_main_dtype", out.dtype))
+
+    module.main_module.register_forward_hook(remember)
+    module.register_forward_hook(restore)
 
 
 def _refuse_stray_rank() -> None:

@@ -21,7 +21,7 @@ from monai.bundle import (
 from monai.data import load_net_with_metadata
 
 from perforated_monai import load_weights
-from perforated_monai.manifest import write_manifest
+from perforated_monai.prepare import write_manifest
 from perforated_monai.phantom import make_phantoms
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,0 +1,96 @@
+"""The list of rules. A rule is a function with a name and a message; adding one adds it to `check`.
+
+```python
+@rule("constant", "image", "must hold more than one value", voxels=True)
+def constant(image: Volume, facts: Facts) -> Iterator[Broken]:
+    if image.low == image.high:
+        yield Broken(f"{image.low} everywhere", "Remove the case")
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from .finding import ERROR, Finding
+
+SCOPES = {
+    "volume": "every image and label",
+    "image": "every image",
+    "label": "every label",
+    "pair": "an image and its label",
+    "dataset": "all cases together",
+    "bundle": "a bundle",
+}
+
+
+class Broken(NamedTuple):
+    """What a rule yields; `file` and `severity` replace the volume's file and the rule's severity."""
+
+    value: object
+    cure: str
+    file: str = ""
+    severity: str = ""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A registered rule; `voxels`: it needs the file read to its end."""
+
+    name: str
+    scope: str
+    message: str
+    severity: str
+    voxels: bool
+    check: Callable[..., Iterator[Broken]]
+
+    def findings(self, file: str, *subjects: Any) -> Iterator[Finding]:
+        """Run the rule on what its scope gives."""
+        for value, cure, other, severity in self.check(*subjects):
+            severity = severity or self.severity
+            yield Finding(severity, self.name, other or file, self.message, str(value), cure)
+
+
+RULES: dict[str, Rule] = {}
+
+
+def rule(
+    name: str, scope: str, message: str, severity: str = ERROR, voxels: bool = False
+) -> Callable[[Callable[..., Iterator[Broken]]], Callable[..., Iterator[Broken]]]:
+    """Register a rule function under a name."""
+
+    def register(check: Callable[..., Iterator[Broken]]) -> Callable[..., Iterator[Broken]]:
+        if name in RULES or scope not in SCOPES:
+            msg = f"rule {name!r} must have a new name and a scope of {', '.join(SCOPES)}."
+            raise ValueError(msg)
+        RULES[name] = Rule(name, scope, message, severity, voxels, check)
+        return check
+
+    return register
+
+
+def run(scopes: Iterable[str], file: str, *subjects: Any, voxels: bool = True) -> list[Finding]:
+    """Findings of all rules of some scopes; without `voxels` only of those that read headers."""
+    wanted = set(scopes)
+    return [
+        finding
+        for each in RULES.values()
+        if each.scope in wanted and (voxels or not each.voxels)
+        for finding in each.findings(file, *subjects)
+    ]
+
+
+def list_rules() -> str:
+    """The table that `check --list-rules` prints."""
+    width = max(len(name) for name in RULES)
+    lines = []
+    for scope, meaning in SCOPES.items():
+        lines.append(f"{scope}: {meaning}")
+        lines += [
+            f"  {r.name:<{width}}  {r.severity:<7}  {r.message}"
+            for r in RULES.values()
+            if r.scope == scope
+        ]
+    return "\n".join(lines)

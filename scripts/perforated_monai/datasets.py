@@ -1,0 +1,63 @@
+"""Datalists: the cases that training and evaluation read, and the volumes that inference reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .audit.check import check_dataset
+from .errors import UserError
+from .folder import case_id, dataset_root, volumes
+from .from_folder import resolve
+from .manifest import Manifest, refuse
+
+
+def datalist(
+    dataset_dir: str | Path, manifest: Manifest | str | Path, part: str, fold: int = 0
+) -> list[dict[str, str]]:
+    """Cases of one part as MONAI data dicts, with absolute paths, sorted by case id.
+
+    The keys are "image", "label" and "case"; none begins with "image_" or "label_", because
+    `Spacingd` of MONAI 1.6 fails on such keys.
+
+    What `check` calls an error is refused, as far as headers and labels tell; images are not read
+    (`check` does), so that it takes seconds.
+
+    Raises:
+        UserError: a missing or empty folder, or every broken rule of a case of the part, one line
+            each.
+    """
+    root = dataset_root(dataset_dir)
+    manifest = resolve(manifest, root)
+    cases = manifest.part(part, fold)
+    audit = check_dataset(root, manifest, cases=cases, read="labels")
+    refuse(audit.errors())
+    pairs = [(case, *manifest.files(case)) for case in cases]
+    return [{"image": str(root / i), "label": str(root / j), "case": c} for c, i, j in pairs]
+
+
+def find_volumes(folder: str | Path) -> list[dict[str, str]]:
+    """Every volume to segment, as `{"image": absolute path}`, sorted by path.
+
+    They are the `.nii` and `.nii.gz` files in the folder or, when it holds none, those in its
+    `imagesTr` and `imagesTs`. Names that begin with "." are never volumes.
+
+    Raises:
+        UserError: a missing folder, no volume, or two volumes whose masks would share a name.
+    """
+    root = dataset_root(folder)
+    paths = volumes(root) or volumes(root / "imagesTr") + volumes(root / "imagesTs")
+    if not paths:
+        msg = (
+            f"{root} must hold .nii or .nii.gz volumes, directly or in imagesTr or imagesTs; "
+            "found none. Correct dataset_dir."
+        )
+        raise UserError(msg)
+    by_case: dict[str, list[str]] = {}
+    for path in paths:
+        by_case.setdefault(case_id(path.name), []).append(path.relative_to(root).as_posix())
+    refuse(
+        f"{' and '.join(names)} in {root} would get the same mask name. Move or rename all but one."
+        for names in by_case.values()
+        if len(names) > 1
+    )
+    return [{"image": str(path)} for path in paths]

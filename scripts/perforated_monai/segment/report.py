@@ -1,0 +1,107 @@
+"""What a person sees of a run: a bar with case, rate and time left, and a closing table."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from tqdm import tqdm
+
+from .table import DONE, FAILED, Row
+
+_MOST_ROWS = 30
+
+
+class Report:
+    """Progress on stderr, the closing table on stdout.
+
+    Args:
+        cases: how many there are.
+        enabled: False shows nothing.
+        anonymous: name nothing that was left out.
+    """
+
+    def __init__(self, cases: int, enabled: bool = True, anonymous: bool = False) -> None:
+        self.enabled, self.anonymous = enabled, anonymous
+        self._bar: Any = tqdm(
+            total=cases, unit="case", disable=not enabled, dynamic_ncols=True, file=sys.stderr
+        )
+
+    def __enter__(self) -> Report:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def left_out(self, lines: list[str]) -> None:
+        """Say what the search passed over."""
+        if self.enabled and lines:
+            text = f"{len(lines)} folders" if self.anonymous else "; ".join(lines)
+            self._bar.write(f"left out: {text}", file=sys.stderr)
+
+    def current(self, name: str) -> None:
+        """The case that the network works on."""
+        self._bar.set_description_str(name[:40])
+
+    def done(self, row: Row, kept: bool = False) -> None:
+        """A case has ended."""
+        self._bar.update()
+        if kept or not self.enabled:
+            return
+        if row["status"] == FAILED:
+            self._bar.write(f"FAILED {row['case']}: {row['reason']}", file=sys.stderr)
+        for note in row.get("notes", []):
+            self._bar.write(f"{row['case']}: {note}", file=sys.stderr)
+
+    def closing(self, rows: list[Row], kept: int, output: Path) -> None:
+        """Table of up to 30 cases (of the failed ones where there are more), and the sums."""
+        if not self.enabled:
+            return
+        failed = [row for row in rows if row["status"] == FAILED]
+        console = Console()
+        if shown := rows if len(rows) <= _MOST_ROWS else failed[:_MOST_ROWS]:
+            console.print(_table(shown))
+        done = [row for row in rows if row["status"] == DONE]
+        seconds = [row["seconds_network"] for row in done]
+        pace = f", median {statistics.median(seconds):.2f} s in the network" if seconds else ""
+        again = f" ({kept} of them kept from before)" if kept else ""
+        console.print(
+            Text(f"{len(done)} done{again}, {len(failed)} failed{pace}. Masks and cases.csv: {output}")
+        )
+
+
+def _table(rows: list[Row]) -> Table:
+    volumes = [k for row in rows for k in row if k.startswith("volume_ml_")]
+    columns = list(dict.fromkeys(volumes))
+    table = Table()
+    table.add_column("case", overflow="fold")
+    table.add_column("status")
+    for name in columns:
+        table.add_column(name.removeprefix("volume_ml_").replace("_", " ") + "\nmL", justify="right")
+    for name in ("confidence", "seconds"):
+        table.add_column(name, justify="right")
+    table.add_column("reason, notes", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in _cells(row, columns)))
+    return table
+
+
+def _cells(row: Row, columns: list[str]) -> list[str]:
+    seconds = sum(row.get(f"seconds_{part}", 0) for part in ("read", "network", "write"))
+    return [
+        row["case"],
+        row["status"],
+        *(_number(row.get(name), 3) for name in columns),
+        _number(row.get("confidence_mean"), 3),
+        _number(seconds, 2),
+        "; ".join([row["reason"], *row.get("notes", [])]).strip("; "),
+    ]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

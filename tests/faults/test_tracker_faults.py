@@ -1,0 +1,295 @@
+"""Faults 1 to 15: what can go wrong while training; one test a number, where its proof lives.
+
+Faults 1, 2, 3, 6, 8 are proven by the exact-resume tests of ``test_run.py`` too; here each number
+has its own injection.
+"""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from harness import (
+    history,
+    in_child,
+    kill_self,
+    refused,
+    same_run,
+    train,
+    user_error,
+    weights,
+    workflow,
+)
+from ignite.engine import Engine, Events
+
+from perforated_monai import checkpoint
+from perforated_monai.checkpoint import Checkpoints, load_hashed
+from perforated_monai.config import DendriteConfig
+from perforated_monai.errors import UserError
+from perforated_monai.optim import assert_complete
+from perforated_monai.tracker import Tracker, TrackerError
+
+
+@pytest.fixture(scope="module")
+def plain(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("plain")
+    train(phantoms, out)
+    return out
+
+
+def trainer_of(made) -> Engine:
+    return made.parser.get_parsed_content("train::trainer")
+
+
+def ends(data: Path, out: Path, prepare: Callable[[Engine], None], **changes: object) -> int:
+    """Exit code of a forked run that ``prepare`` has sabotaged."""
+
+    def work() -> None:
+        made = workflow(data, out, **changes)
+        prepare(trainer_of(made))
+        made.run()
+
+    return in_child(work)
+
+
+def on_epoch(epoch: int, event: Events, act: Callable[[], None]) -> Callable[[Engine], None]:
+    def prepare(trainer: Engine) -> None:
+        trainer.add_event_handler(event, lambda: act() if trainer.state.epoch == epoch else None)
+
+    return prepare
+
+
+def test_fault_01_sigkill_then_the_same_command(
+    phantoms: Path, tmp_path: Path, plain: Path
+) -> None:
+    prepare = on_epoch(3, Events.ITERATION_COMPLETED, kill_self)
+    assert ends(phantoms, tmp_path, prepare) == -signal.SIGKILL
+    assert in_child(lambda: train(phantoms, tmp_path) and None) == 0
+    same_run(tmp_path, plain)
+
+
+def test_fault_02_sigkill_inside_a_checkpoint_write(tmp_path: Path) -> None:
+    store = Checkpoints(tmp_path)
+    store.save(1, {"epoch": 1})
+
+    def dies(path: Path, data: bytes) -> None:
+        path.with_name(".half.tmp").write_bytes(data[: len(data) // 2])
+        kill_self()
+
+    def work() -> None:
+        checkpoint.write_bytes = dies
+        store.save(2, {"epoch": 2})
+
+    assert in_child(work) == -signal.SIGKILL
+    assert not (tmp_path / "epoch_0002.pt").exists()
+    assert store.load_last()["epoch"] == 1
+
+
+def test_fault_03_sigterm_exits_143(phantoms: Path, tmp_path: Path) -> None:
+    act = lambda: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+    assert ends(phantoms, tmp_path, on_epoch(2, Events.ITERATION_STARTED, act)) == 143
+    assert load_hashed(tmp_path / "checkpoints" / "epoch_0001.pt")["epoch"] == 1
+
+
+def test_fault_04_disk_full_on_checkpoint(tmp_path: Path) -> None:
+    store = Checkpoints(tmp_path)
+    store.save(1, {"epoch": 1, "x": torch.zeros(10)})
+
+    def work() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+        try:
+            store.save(2, {"epoch": 2, "x": torch.zeros(100_000)})
+        except UserError as error:
+            raise SystemExit(9 if "Cannot write" in str(error) else 1) from None
+
+    assert in_child(work) == 9
+    assert store.load_last()["epoch"] == 1
+    assert not list(tmp_path.glob("*.tmp")) and not list(tmp_path.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "flipped"])
+def test_fault_05_damaged_checkpoint(tmp_path: Path, damage: str) -> None:
+    store = Checkpoints(tmp_path)
+    store.save(1, {"epoch": 1})
+    path = store.save(2, {"epoch": 2, "x": torch.arange(100.0)})
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    changed = {"truncated": data[: len(data) // 2], "empty": b"", "flipped": data}[damage]
+    path.write_bytes(bytes(changed))
+    with pytest.warns(UserWarning, match="epoch_0002.pt is damaged"):
+        assert store.load_last()["epoch"] == 1
+
+
+def test_fault_06_learning_rate_epoch_and_best_after_resume(
+    phantoms: Path, tmp_path: Path, plain: Path
+) -> None:
+    prepare = on_epoch(3, Events.EPOCH_STARTED, kill_self)
+    assert ends(phantoms, tmp_path, prepare) == -signal.SIGKILL
+    made = workflow(phantoms, tmp_path)
+    seen: list[tuple] = []
+    trainer = trainer_of(made)
+    optimizer = trainer.optimizer
+    trainer.add_event_handler(
+        Events.ITERATION_STARTED(once=1 + 2 * trainer.state.epoch_length),
+        lambda: seen.append((trainer.state.epoch, optimizer.param_groups[0]["lr"])),
+    )
+    made.run()
+    third = [e for e in history(plain) if e["event"] == "epoch"][2]
+    assert seen == [(3, third["lr"][0])]
+    assert history(tmp_path)[-1] == history(plain)[-1]
+
+
+def test_fault_07_checkpoint_with_dendrites_under_a_plain_configuration(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    prepare = on_epoch(5, Events.EPOCH_STARTED, kill_self)
+    assert ends(phantoms, tmp_path, prepare, dendrites=True) == -signal.SIGKILL
+    with refused("another configuration"):
+        train(phantoms, tmp_path)
+    (tmp_path / "config.json").unlink()  # even then the structure decides
+    with refused("holds a run with dendrites"):
+        train(phantoms, tmp_path)
+
+
+def test_fault_08_kill_between_restructure_and_checkpoint(phantoms: Path, tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert in_child(lambda: train(phantoms, whole, dendrites=True, epochs=5) and None) == 0
+    growth = next(e for e in history(whole) if e["event"] == "grow")
+
+    def work() -> None:
+        made = workflow(phantoms, broken, dendrites=True, epochs=5)
+        trainer = trainer_of(made)
+
+        def register() -> None:  # in front of the checkpoint, behind the growth
+            trainer.add_event_handler(Events.EPOCH_COMPLETED, die)
+            handlers = trainer._event_handlers[Events.EPOCH_COMPLETED]
+            handlers.insert(len(handlers) - 2, handlers.pop())
+
+        def die() -> None:
+            if trainer.state.epoch == growth["epoch"]:
+                assert any(e["event"] == "grow" for e in handler_events(made))
+                kill_self()
+
+        trainer.add_event_handler(Events.STARTED, register)
+        made.run()
+
+    def handler_events(made) -> list:
+        handlers = made.parser.get_parsed_content("train::handlers")
+        return handlers[-1].run.history._pending
+
+    assert in_child(work) == -signal.SIGKILL
+    assert not any(e["event"] == "grow" for e in history(broken))
+    assert in_child(lambda: train(phantoms, broken, dendrites=True, epochs=5) and None) == 0
+    same_run(broken, whole)
+
+
+def test_fault_09_nan_loss_names_the_case(phantoms: Path, tmp_path: Path) -> None:
+    made = workflow(phantoms, tmp_path)
+    trainer = trainer_of(made)
+
+    def spoil() -> None:
+        if trainer.state.epoch == 2:
+            trainer.state.batch["image"][0, 0, 0, 0, 0] = float("nan")
+
+    trainer.add_event_handler(Events.GET_BATCH_COMPLETED, spoil)
+    with refused(r"loss is nan in epoch 2, case\(s\) phantom_"):
+        made.run()
+    assert all(torch.isfinite(v).all() for v in weights(tmp_path).values())
+
+
+def test_fault_10_stale_optimizer(tiny_unet: Callable, volume: Callable, grow: Callable) -> None:
+    network = tiny_unet()
+    old = torch.optim.SGD(network.parameters(), 0.1)
+    tracker = grow(network, volume(), 1)
+    with pytest.raises(UserError, match="optimizer misses"):
+        assert_complete(old, tracker.trainable())
+
+
+def test_fault_11_out_of_memory_says_what_to_lower(phantoms: Path, tmp_path: Path) -> None:
+    made = workflow(phantoms, tmp_path)
+    trainer = trainer_of(made)
+
+    def exhaust() -> None:
+        if trainer.state.epoch == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    trainer.add_event_handler(Events.ITERATION_STARTED, exhaust)
+    with refused("lower batch_size, then roi_size"):
+        made.run()
+    assert load_hashed(tmp_path / "checkpoints" / "epoch_0001.pt")["epoch"] == 1
+
+
+class KilledWhileReading:
+    """A transform whose process is ended by the system at one case."""
+
+    def __call__(self, item: dict) -> dict:
+        if item["case"] == "phantom_003":
+            kill_self()
+        return item
+
+
+def test_fault_12_dead_worker_names_the_case(phantoms: Path, tmp_path: Path) -> None:
+    made = workflow(phantoms, tmp_path, num_workers=1)
+    dataset = made.parser.get_parsed_content("train::dataset")
+    assert any(d["case"] == "phantom_003" for d in dataset.data)
+    dataset._fixed.transforms = (KilledWhileReading(), *dataset._fixed.transforms)
+    with refused("data worker died while reading phantom_003"):
+        made.run()
+
+
+def test_fault_14_debugger_key_press_and_exit_become_errors(
+    tmp_path: Path, tiny_unet: Callable, volume: Callable
+) -> None:
+    """A switch before any backward pass ends in pdb in the library; here it is an exception."""
+    tracker = Tracker(tiny_unet(), DendriteConfig(patience=1, tries=1), tmp_path / "tracker")
+    tracker.open()
+    try:
+        optimizer = torch.optim.SGD([p for _, p in tracker.trainable()], 0.1)
+        with pytest.raises(TrackerError, match="stopped for its user"):
+            for score in (0.5, 0.5, 0.5):
+                tracker.add_score(score, optimizer)
+    finally:
+        tracker.close()
+
+
+def test_fault_14_exit_code_is_not_zero(repo: Path) -> None:
+    """The same in a process of its own, with standard input closed: exit code 1, not 0."""
+    program = (
+        "import tempfile, torch\n"
+        "from monai.networks.nets import UNet\n"
+        "from perforated_monai.config import DendriteConfig\n"
+        "from perforated_monai.tracker import Tracker\n"
+        "net = UNet(3, 1, 2, (4, 8), (2,))\n"
+        "t = Tracker(net, DendriteConfig(patience=1, tries=1), tempfile.mkdtemp())\n"
+        "t.open()\n"
+        "o = torch.optim.SGD([p for _, p in t.trainable()], 0.1)\n"
+        "for s in (.5, .5, .5): t.add_score(s, o)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "TrackerError" in done.stderr.strip().splitlines()[-1]
+
+
+def test_fault_15_two_runs_on_one_folder(phantoms: Path, tmp_path: Path) -> None:
+    made = workflow(phantoms, tmp_path)
+    trainer = trainer_of(made)
+    codes: list[int] = []
+
+    def second() -> None:
+        try:
+            train(phantoms, tmp_path)
+        except Exception as error:
+            said = str(user_error(error))
+            raise SystemExit(7 if "Another run is writing" in said else 1) from None
+
+    trainer.add_event_handler(Events.EPOCH_STARTED(once=1), lambda: codes.append(in_child(second)))
+    made.run()
+    assert codes == [7]
