@@ -1,14 +1,25 @@
-"""Grow dendrites in compressed MONAI networks, and ship them as plain ones."""
+"""Grow dendrites in compressed MONAI networks, and ship them as plain ones.
+
+Names load when first asked for: exported bundles run without the training parts, and commands that
+need no network start without torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-from .case_table import CaseTable
-from .cli_config import guard_command_line
-from .config import DendriteConfig
-from .data import CaseDataset, EpochSampler
-from .errors import UserError
-from .layer import DendriticLayer
-from .network import build_network, load_weights
+if TYPE_CHECKING:
+    from .case_table import CaseTable
+    from .cli_config import guard_command_line
+    from .config import DendriteConfig
+    from .data import CaseDataset, EpochSampler
+    from .datasets import datalist, find_volumes
+    from .errors import UserError
+    from .handler import DendriteHandler
+    from .layer import DendriticLayer
+    from .network import build_network, load_weights
+    from .run import RunHandler
 
 __all__ = [
     "CaseDataset",
@@ -26,20 +37,26 @@ __all__ = [
     "load_weights",
 ]
 
+_MODULES = {
+    "CaseDataset": "data",
+    "CaseTable": "case_table",
+    "DendriteConfig": "config",
+    "DendriteHandler": "handler",
+    "DendriticLayer": "layer",
+    "EpochSampler": "data",
+    "RunHandler": "run",
+    "UserError": "errors",
+    "build_network": "network",
+    "datalist": "datasets",
+    "find_volumes": "datasets",
+    "guard_command_line": "cli_config",
+    "load_weights": "network",
+}
+
 
 def __getattr__(name: str) -> object:
-    """Training parts load when first asked for: exported bundles run without them."""
-    if name == "DendriteHandler":
-        from .handler import DendriteHandler
-
-        return DendriteHandler
-    if name == "RunHandler":
-        from .run import RunHandler
-
-        return RunHandler
-    if name in ("datalist", "find_volumes"):
-        from . import datasets
-
-        return getattr(datasets, name)
+    """Import the module of a public name."""
+    if name in _MODULES:
+        return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)

@@ -38,39 +38,84 @@ def phantom(out: str, cases: int = 20, seed: int = 0, channels: int = 1, kind: s
         channels: 1 gives hippocampus-like volumes, 4 brain-tumour-like ones.
         kind: hippocampus or tumour; by default from the channels.
     """
-    from .prepare import write_manifest
+    from .from_folder import FEWEST_WITH_TEST
+    from .manifest import FOLDS
     from .phantom import make_phantoms
+    from .prepare import write_manifest
 
     kind = kind or ("hippocampus" if channels == 1 else "tumour")
-    folder = make_phantoms(Path(out), cases=cases, seed=seed, channels=channels, kind=kind)
-    write_manifest(folder, folder / "manifest.json", "phantom")
+    folder = make_phantoms(Path(str(out)), cases, seed, channels, kind)
+    if cases < FOLDS:
+        print(f"{cases} phantoms in {folder}; a manifest with its {FOLDS} folds needs more")
+        return 0
+    test = cases >= FEWEST_WITH_TEST
+    write_manifest(folder, folder / "manifest.json", "phantom", test=test)
     print(f"{cases} phantoms and manifest.json in {folder}")
     return 0
 
 
-def prepare(name: str = "", root: str = "", write: str = "") -> int:
+def prepare(
+    name: str = "", root: str = "", write: str = "", manifest: str = "", download: bool = False
+) -> int:
     """Verify a data set against a manifest and print its split, or make a manifest of your own.
 
     Args:
-        name: a manifest: hippocampus_msd, brain_tumor_msd, spleen_msd, or a file.
+        name: a manifest: hippocampus_msd, brain_tumor_msd, spleen_msd, or a file; with --write the
+            name that the new manifest gets.
         root: folder of the data in MSD layout (imagesTr, labelsTr).
-        write: with --root: write a new manifest of that folder into this file.
+        write: write a new manifest of the folder into this file.
+        manifest: the same as the name.
+        download: fetch the manifest's archive to the folder first.
     """
-    from .manifest import describe, load_manifest, verify, write_manifest
+    from .audit.command import print_findings
+    from .manifest import load_manifest
+    from .prepare import describe, write_manifest
+    from .prepare import download as fetch
 
-    if not root or not (name or write):
+    if not root or not (name or manifest or write):
         msg = "prepare needs --root DIR and a manifest name, or --root DIR --write FILE."
         raise UsageError(msg)
     if write:
-        manifest = write_manifest(Path(root), Path(write), name or Path(root).resolve().name)
-        print(describe(manifest, root))
+        folder = Path(str(root))
+        made = write_manifest(folder, str(write), str(name) or folder.resolve().name)
+        print(describe(made, folder))
         return 0
-    manifest = load_manifest(name)
-    findings = verify(root, manifest)
-    print(describe(manifest, root))
-    for finding in findings:
-        print(finding)
-    return 1 if findings else 0
+    wanted = load_manifest(str(manifest or name))
+    if download:
+        fetch(wanted, str(root))
+    print(describe(wanted, str(root)))
+    return print_findings(str(root), wanted)
+
+
+def check(
+    target: str = "",
+    manifest: str = "",
+    workers: int = 0,
+    headers: bool = False,
+    json: str = "",
+    report: str = "",
+    list_rules: bool = False,
+) -> int:
+    """List everything that is wrong with a data set or a bundle; exit 1 when any is an error.
+
+    Args:
+        target: folder of a data set in MSD layout, or of a bundle.
+        manifest: name or file; by default manifest.json of the folder, or what is there.
+        workers: threads; by default one a core.
+        headers: read headers only: fast, but damaged voxels stay unseen.
+        json: also write the findings into this file.
+        report: also write a page with pictures into this .html file.
+        list_rules: print the rules instead.
+    """
+    from .audit.command import check_target, print_rules
+
+    if list_rules:
+        return print_rules()
+    if not target:
+        msg = "check needs a folder: a data set in MSD layout or a bundle. --list-rules: the rules."
+        raise UsageError(msg)
+    read = "headers" if headers else "all"
+    return check_target(str(target), str(manifest), read, workers, str(json), str(report))
 
 
 def export(run: str, bundle: str) -> int:
@@ -155,6 +200,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "demo": demo,
     "phantom": phantom,
     "prepare": prepare,
+    "check": check,
     "export": export,
     "segment": segment,
 }

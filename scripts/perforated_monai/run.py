@@ -66,6 +66,10 @@ class RunHandler:
        epoch to the history, then write the checkpoint.
     6. ``COMPLETED``: load the best network, finish growth, close the history, draw ``dice.png``.
 
+    With several processes (``distributed.py``) rank 0 locks, reads and writes; the others get what
+    it read, the trainer runs the network inside DDP, made anew after each growth, and losses are
+    averaged over ranks.
+
     Place it after ``ValidationHandler`` and before ``DendriteHandler`` in the trainer's handlers.
 
     Args:
@@ -199,9 +203,10 @@ class RunHandler:
             kind = "without" if saved["growth"] is None else "with"
             msg = f"{self.folder} holds a run {kind} dendrites: choose another output_dir."
             raise UserError(msg)
-        if saved["processes"] != distributed.world():
+        processes = saved.get("processes", 1)
+        if processes != distributed.world():
             msg = (
-                f"{self.folder} holds a run of {saved['processes']} process(es), not of "
+                f"{self.folder} holds a run of {processes} process(es), not of "
                 f"{distributed.world()}: start as many, or choose another output_dir."
             )
             raise UserError(msg)
@@ -415,7 +420,7 @@ def _advice(trainer: Engine, error: BaseException) -> str | None:
 
 
 def seed_everything(seed: int, epoch: int, rank: int = 0) -> None:
-    """Seed torch, numpy and random from run seed, epoch and rank (dropout and the like draw there)."""
+    """Seed torch, numpy and random from run seed, epoch and rank (dropout draws there)."""
     value = int(np.random.SeedSequence([seed, epoch, 2**31 + rank]).generate_state(1)[0])
     torch.manual_seed(value)
     np.random.seed(value)

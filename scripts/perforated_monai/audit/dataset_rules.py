@@ -136,7 +136,7 @@ def _outliers(
     equal, the MAD is 0. Without an expected centre, ten cases are the fewest to judge by.
     """
     images = [pair[0] for pair in facts.readable().values() if len(pair[0].shape) >= 3]
-    rows = np.array([measure(image) for image in images], float).reshape(len(images), -1)
+    rows = np.array([measure(image) for image in images], float).reshape(-1, 3)
     usable = (np.isfinite(rows) & (rows > 0)).all(1)
     images, rows = [im for im, ok in zip(images, usable, strict=True) if ok], np.log(rows[usable])
     if not images or (expected is None and len(images) < FEWEST_FOR_SPREAD):

@@ -314,6 +314,8 @@ class _Run:
 
     def _reason(self, error: BaseException) -> str:
         """One line without absolute paths, and without names of files where cases are anonymous."""
+        while not isinstance(error, UserError) and error.__cause__ is not None:
+            error = error.__cause__  # MONAI wraps what a transform raises
         text = " ".join(str(error).split())
         if not isinstance(error, UserError):
             text = f"{type(error).__name__}" + (f": {text}" if not self.options.anonymous else "")

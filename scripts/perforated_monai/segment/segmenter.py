@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd
+from monai.transforms.utils import reset_ops_id
 from torch import Tensor
 
 from ..errors import UserError
@@ -135,6 +136,7 @@ class Segmenter:
         notes = [*scan.notes, *self.check_range(scan.shape, scan.affine)]
         pipeline = self._pipeline()
         data = pipeline.before({IMAGE: scan.image})
+        reset_ops_id(data)  # another thread inverts, with transforms of its own
         if pipeline.discretise and all(isinstance(t, Invertd) for t in pipeline.after.transforms):
             _forget_voxels(data)
         return Prepared(data, scan.shape, scan.affine, notes)

@@ -1,0 +1,165 @@
+"""``check_bundle``: everything that is wrong with a bundle, without running any of its code."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import UserError
+from .finding import Finding, worst_first
+from .registry import run
+
+WORKFLOWS = {"train": "train", "inference": "infer"}  # file name -> MONAI's workflow type
+ENDINGS = (".json", ".yaml", ".yml")
+
+
+@dataclass
+class Bundle:
+    """The files of a bundle, parsed and never evaluated.
+
+    Attributes:
+        root: bundle folder, resolved.
+        configs: file relative to the root -> content, of every JSON or YAML file in `configs/`.
+        broken: file -> why it cannot be parsed, with the line.
+    """
+
+    root: Path
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """`configs/metadata.json`; empty where there is none."""
+        return self.configs.get("configs/metadata.json", {})
+
+    @property
+    def manifests(self) -> list[str]:
+        """Files that are data manifests."""
+        return [file for file, content in self.configs.items() if "schema_version" in content]
+
+    def file_of(self, workflow: str) -> str:
+        """Config file of "train" or "inference", or ""."""
+        files = (f"configs/{workflow}{ending}" for ending in ENDINGS)
+        return next((file for file in files if file in self.configs), "")
+
+    @property
+    def overlays(self) -> list[str]:
+        """Configs that are merged on `train`: all but the workflows, metadata and manifests."""
+        known = {"configs/metadata.json", *self.manifests, *map(self.file_of, WORKFLOWS)}
+        return [file for file in self.configs if file not in known]
+
+    @cached_property
+    def network(self) -> NetworkOrReason:
+        """The network of the inference config, or else of the train config."""
+        return build(self.definition)
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """`network_def` of the inference config, or else of the train config."""
+        for workflow in reversed(WORKFLOWS):
+            found = self.configs.get(self.file_of(workflow), {}).get("network_def")
+            if isinstance(found, dict) and found:
+                return found
+        return {}
+
+    @property
+    def base(self) -> dict[str, Any]:
+        """Class name and arguments of the network, where they are written out."""
+        spec = self.definition.get("spec")
+        base = spec.get("base") if isinstance(spec, dict) else self.definition
+        return base if isinstance(base, dict) else {}
+
+
+@dataclass
+class NetworkOrReason:
+    """A network, or why it was not built: `broken` is the bundle's fault."""
+
+    network: Any = None
+    reason: str = ""
+    broken: bool = False
+
+
+def check_bundle(folder: str | Path) -> list[Finding]:
+    """List everything that is wrong with a bundle, worst first.
+
+    No expression of its configs is evaluated; only a network that is a spec of ours, or a MONAI
+    network with plain arguments, is built.
+
+    Raises:
+        UserError: no folder, or none with `configs/`.
+    """
+    bundle = read_bundle(folder)
+    return worst_first(run(("bundle",), "", bundle))
+
+
+def read_bundle(folder: str | Path) -> Bundle:
+    """Parse every config file of a bundle."""
+    root = Path(folder).expanduser().resolve()
+    if not (root / "configs").is_dir():
+        msg = f"{folder} must be a bundle, with a folder configs. Correct the path."
+        raise UserError(msg)
+    bundle = Bundle(root)
+    for path in sorted((root / "configs").iterdir()):
+        if path.suffix in ENDINGS and not path.name.startswith("."):
+            name = path.relative_to(root).as_posix()
+            try:
+                bundle.configs[name] = _parse(path)
+            except (OSError, ValueError, yaml.YAMLError) as error:
+                bundle.broken[name] = _reason(error)
+    return bundle
+
+
+def build(definition: dict[str, Any]) -> NetworkOrReason:
+    """Build a network from a definition without expressions and references."""
+    from monai.networks import nets
+
+    from ..network import base_spec, build_network
+
+    target = str(definition.get("_target_", ""))
+    if not target:
+        return NetworkOrReason(reason="no _target_", broken=True)
+    if any(sign in json.dumps(definition.get("spec", definition)) for sign in ('"$', '"@', '"%')):
+        return NetworkOrReason(reason="expressions or references, which a check does not evaluate")
+    try:
+        if target == "perforated_monai.build_network":
+            return NetworkOrReason(build_network(definition["spec"]).eval())
+        if not hasattr(nets, target.rpartition(".")[2]) or target.count("."):
+            return NetworkOrReason(reason=f"{target}, which is code of its own")
+        spec = {"format": 1, "base": base_spec(definition), "dendrites": {}}
+        return NetworkOrReason(build_network(spec).eval())
+    except Exception as error:  # a network's constructor raises anything
+        return NetworkOrReason(reason=_reason(error), broken=True)
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".json":
+        data = json.loads(text, object_pairs_hook=_no_key_twice)
+    else:
+        data = yaml.safe_load(text)
+    if not isinstance(data, dict):
+        msg = f"{type(data).__name__} at the top, not a mapping"
+        raise ValueError(msg)
+    return data
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        msg = f"the key {twice[0]!r} twice in one mapping"
+        raise ValueError(msg)
+    return dict(pairs)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return " ".join(str(error).split())[:300]
+
+
+from . import bundle_rules, network_rules  # noqa: E402, F401 - they register their rules

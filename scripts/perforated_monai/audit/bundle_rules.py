@@ -1,0 +1,211 @@
+"""Rules on a bundle's files, configs and metadata."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import UserError
+from ..manifest import load_manifest
+from .bundle import WORKFLOWS, Bundle
+from .finding import WARNING
+from .registry import Broken, rule
+
+# metadata.json: what schema 20240725 of MONAI requires; a test compares both.
+REQUIRED = {
+    "schema": str,
+    "version": str,
+    "monai_version": str,
+    "pytorch_version": str,
+    "numpy_version": str,
+    "required_packages_version": dict,
+    "task": str,
+    "description": str,
+    "authors": str,
+    "copyright": str,
+    "network_data_format": dict,
+}
+TENSOR_KEYS = ("type", "format", "num_channels", "spatial_shape", "dtype", "value_range")
+FILES = ("LICENSE", "configs/metadata.json", "configs/inference.json", "models/model.pt")
+
+
+@rule("bundle-files", "bundle", f"must hold {', '.join(FILES)}")
+def bundle_files(bundle: Bundle) -> Iterator[Broken]:
+    for file in FILES:
+        if not (bundle.root / file).is_file():
+            yield Broken(f"no {file}", "Add it")
+
+
+@rule("config-syntax", "bundle", "must be JSON or YAML without errors")
+def config_syntax(bundle: Bundle) -> Iterator[Broken]:
+    for file, reason in bundle.broken.items():
+        yield Broken(reason, "Correct that line", file)
+
+
+@rule("required-ids", "bundle", "must have every ID that MONAI needs for its workflow")
+def required_ids(bundle: Bundle) -> Iterator[Broken]:
+    for workflow in WORKFLOWS:
+        if file := bundle.file_of(workflow):
+            config = _parser(bundle.configs[file])
+            for entry in _properties(workflow).values():
+                if entry["required"] and entry["id"] not in config:
+                    yield Broken(f"no {entry['id']}", f"Add it: {entry['description']}", file)
+
+
+@rule("property-references", "bundle", "must refer to a property by its own ID")
+def property_references(bundle: Bundle) -> Iterator[Broken]:
+    for workflow in WORKFLOWS:
+        if file := bundle.file_of(workflow):
+            config = _parser(bundle.configs[file])
+            for entry in _properties(workflow).values():
+                found = config.get(entry.get("refer_id", ""), None) if "refer_id" in entry else None
+                wanted = f"@{entry['id']}"
+                if isinstance(found, str) and not found.startswith("$") and found != wanted:
+                    value = f"{found} under {entry['refer_id']}"
+                    yield Broken(value, f"Write {wanted}: clients look there", file)
+
+
+@rule("references", "bundle", "must refer to IDs that exist")
+def references(bundle: Bundle) -> Iterator[Broken]:
+    for workflow in WORKFLOWS:
+        if file := bundle.file_of(workflow):
+            yield from _dangling(bundle.configs[file], file)
+    base = bundle.configs.get(bundle.file_of("train"))
+    for file in bundle.overlays if base is not None else ():
+        known = set(_dangling(base, file))
+        found = _dangling(_merge(base, bundle.configs[file]), file)
+        yield from (broken for broken in found if broken not in known)
+
+
+@rule("override-keys", "bundle", "must override keys that exist")
+def override_keys(bundle: Bundle) -> Iterator[Broken]:
+    base = bundle.configs.get(bundle.file_of("train"))
+    if base is None:
+        return
+    for file in bundle.overlays:
+        merged = _merge(base, bundle.configs[file])
+        used = _references(merged)
+        for key in bundle.configs[file]:
+            name = key.lstrip("+").replace("#", "::")
+            if not _exists(_parser(base), name, used):
+                close = difflib.get_close_matches(name, _known_names(base, name), n=3)
+                cure = f"Did you mean {', '.join(close)}" if close else "Remove it"
+                yield Broken(f"{key}, which neither exists nor is used", cure, file)
+
+
+@rule("metadata-schema", "bundle", "must follow MONAI's schema of metadata")
+def metadata_schema(bundle: Bundle) -> Iterator[Broken]:
+    file, metadata = "configs/metadata.json", bundle.metadata
+    if not metadata:
+        return
+    for key, kind in REQUIRED.items():
+        if not isinstance(metadata.get(key), kind):
+            value = f"{metadata[key]!r} under {key}" if key in metadata else f"no {key}"
+            yield Broken(value, f"Write a {kind.__name__} there", file)
+    formats = metadata.get("network_data_format")
+    for end in ("inputs", "outputs") if isinstance(formats, dict) else ():
+        tensors = formats.get(end)
+        if not isinstance(tensors, dict) or not tensors:
+            yield Broken(f"no network_data_format::{end}", "Describe the network's tensors", file)
+            continue
+        for name, tensor in tensors.items():
+            keys = tensor if isinstance(tensor, dict) else {}
+            if absent := [key for key in TENSOR_KEYS if key not in keys]:
+                value = f"no {', '.join(absent)} in network_data_format::{end}::{name}"
+                yield Broken(value, "Add it", file)
+
+
+@rule("changelog", "bundle", "must describe its version in the changelog")
+def changelog(bundle: Bundle) -> Iterator[Broken]:
+    version, log = bundle.metadata.get("version"), bundle.metadata.get("changelog")
+    if isinstance(version, str) and version not in (log if isinstance(log, dict) else {}):
+        yield Broken(f"no entry {version}", "Add one line on it", "configs/metadata.json")
+
+
+@rule("bundle-manifest", "bundle", "must be a data manifest of a known schema")
+def bundle_manifest(bundle: Bundle) -> Iterator[Broken]:
+    for file in bundle.manifests:
+        try:
+            load_manifest(bundle.root / file)
+        except UserError as error:
+            reason = str(error).replace(f"manifest {bundle.root / file} ", "").rstrip(".")
+            yield Broken(" ".join(reason.split()), "Copy it from data_manifests", file)
+
+
+@rule("network-def", "bundle", "must have one network_def in all workflows", WARNING)
+def network_def(bundle: Bundle) -> Iterator[Broken]:
+    files = [file for file in bundle.configs if "network_def" in bundle.configs[file]]
+    plain = [file for file in files if isinstance(bundle.configs[file]["network_def"], dict)]
+    for file in plain[1:]:
+        first, other = (_without_text(bundle.configs[f]["network_def"]) for f in (plain[0], file))
+        if first != other:
+            cure = "Clients read it from any of them: export again, or copy it"
+            yield Broken(f"another one than {plain[0]}", cure, file)
+
+
+def _parser(config: dict[str, Any]) -> Any:
+    from monai.bundle import ConfigParser
+
+    return ConfigParser(config)
+
+
+def _merge(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
+    """As MONAI merges config files, without changing either."""
+    from monai.bundle import ConfigParser
+    from monai.bundle.utils import merge_kv
+
+    parser = ConfigParser(copy.deepcopy(base))
+    for key, value in copy.deepcopy(overlay).items():
+        merge_kv(parser, key.replace("#", "::"), value)
+    return dict(parser.get())
+
+
+def _properties(workflow: str) -> dict[str, dict[str, Any]]:
+    from monai.bundle.properties import InferProperties, TrainProperties
+
+    return TrainProperties if WORKFLOWS[workflow] == "train" else InferProperties
+
+
+def _references(value: Any) -> set[str]:
+    """Every ID that stands behind an @ or a % somewhere in a config."""
+    if isinstance(value, dict):
+        return set().union(*map(_references, value.values())) if value else set()
+    if isinstance(value, list):
+        return set().union(*map(_references, value)) if value else set()
+    if not isinstance(value, str) or value[:1] not in "$@%":
+        return set()
+    return {found.replace("#", "::") for found in re.findall(r"[@%](\w[\w:#]*)", value)}
+
+
+def _dangling(config: dict[str, Any], file: str) -> Iterator[Broken]:
+    parser = _parser(config)
+    for name in sorted(_references({k: v for k, v in config.items() if not k.endswith("_desc")})):
+        if name not in parser:
+            close = difflib.get_close_matches(name, list(map(str, config)), n=1)
+            cure = f"Did you mean @{close[0]}" if close else "Define it or remove the reference"
+            yield Broken(f"@{name}", cure, file)
+
+
+def _exists(parser: Any, name: str, used: set[str]) -> bool:
+    """A key of the config, an argument its component may take, or one that something refers to."""
+    if name in parser or any(ref == name or ref.startswith(f"{name}::") for ref in used):
+        return True
+    if name.endswith("_desc") or name in ("_desc_", "_meta_", "imports", "run", "initialize"):
+        return True
+    from ..cli_config import _known
+
+    return _known(parser, name)
+
+
+def _known_names(base: dict[str, Any], name: str) -> list[str]:
+    parent = name.rpartition("::")[0]
+    holder = _parser(base).get(parent, None) if parent else base
+    keys = [str(key) for key in (holder if isinstance(holder, dict) else base)]
+    return [f"{parent}::{key}" for key in keys] if parent and isinstance(holder, dict) else keys
+
+
+def _without_text(definition: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in definition.items() if key != "_desc_"}
