@@ -1,28 +1,40 @@
 """Several processes: one decision, one history, equal weights; here two gloo ranks on the CPU."""
 
-import datetime
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from harness import BUNDLE, GROW, SMALL, history, kill_self, refused, same_run, train, weights
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 from torch import Tensor
 
+from harness import (
+    BUNDLE,
+    GROW,
+    SMALL,
+    history,
+    kill_self,
+    refused,
+    same_run,
+    weights,
+    workflow,
+)
 from perforated_monai import UserError, distributed
+from perforated_monai.checkpoint import load_hashed
 
 RANKS = 2
-# One case a step and rank, so that the global batch is the shipped one.
-TWO = {"batch_size": 1, "backend": "gloo", "process_group_timeout": 120}
+# One case a step and rank, so that the global batch is the shipped one; GROW grows after epochs 2
+# and 5, so that both sets train.
+SHORT = {"epochs": 7}
+TWO = SHORT | {"batch_size": 1, "backend": "gloo", "process_group_timeout": 120}
 
 
 def two_rank_workflow(data: Path, out: Path, dendrites: bool, **changes: object) -> ConfigWorkflow:
@@ -35,14 +47,15 @@ def two_rank_workflow(data: Path, out: Path, dendrites: bool, **changes: object)
         dataset_dir=str(data),
         manifest=str(data / "manifest.json"),
         output_dir=str(out),
-        **(without_device(SMALL) | (GROW if dendrites else {}) | TWO | changes),
+        **settings(dendrites, **changes),
     )
     made.initialize()
     return made
 
 
-def without_device(settings: dict) -> dict:
-    return {k: v for k, v in settings.items() if k != "device"}
+def settings(dendrites: bool, **changes: object) -> dict:
+    both = SMALL | (GROW if dendrites else {}) | TWO | changes
+    return {k: v for k, v in both.items() if k != "device"}  # the overlay chooses it
 
 
 def on_two_ranks(work: Callable[[int], None]) -> list[int]:
@@ -70,8 +83,8 @@ def _fork_rank(rank: int, port: int, work: Callable[[int], None]) -> int:
         code = 0
     except SystemExit as end:
         code = int(end.code or 0)
-    except BaseException as error:
-        print(f"rank {rank}: {type(error).__name__}: {error}", file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stderr.flush()
         os._exit(code)
@@ -90,47 +103,8 @@ def train_two(data: Path, out: Path, dendrites: bool, watch: Callable | None = N
 
 
 def values(network: torch.nn.Module) -> dict[str, Tensor]:
-    """Tensors of a network without the library's own text buffer, which only rank 0's tracker has."""
+    """Tensors of a network without the library's own text buffer, which differs on rank 0."""
     return {k: v.clone() for k, v in network.state_dict().items() if "tracker_string" not in k}
-
-
-# -- equal ranks -----------------------------------------------------------------------------
-
-
-def test_ranks_stay_bit_identical_over_two_growths(phantoms: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-
-    def watch(rank: int, trainer) -> None:
-        seen: dict[int, dict[str, Tensor]] = {}
-        empty = tmp_path / f"cwd{rank}"
-        empty.mkdir()
-        os.chdir(empty)
-
-        def keep() -> None:
-            seen[trainer.state.epoch] = values(distributed_free(trainer.network))
-
-        trainer.add_event_handler(Events.EPOCH_STARTED, keep)
-        trainer.add_event_handler(Events.COMPLETED, keep)
-        trainer.add_event_handler(
-            Events.COMPLETED, lambda: torch.save(seen, tmp_path / f"rank{rank}.pt")
-        )
-
-    assert train_two(phantoms, out, True, watch) == [0, 0]
-    one, other = (torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in range(RANKS))
-    events = history(out)
-    assert [e["event"] for e in events].count("grow") == 2
-    assert [e["epoch"] for e in events if e["event"] == "epoch"] == list(range(1, 10))
-    assert one.keys() == other.keys() == set(range(1, 10))
-    for epoch in one:
-        assert one[epoch].keys() == other[epoch].keys()
-        for name, tensor in one[epoch].items():
-            assert torch.equal(tensor, other[epoch][name]), (epoch, name)
-    assert not (out / "rank1").exists()
-    assert not list((tmp_path / "cwd0").iterdir()) and not list((tmp_path / "cwd1").iterdir())
-
-
-def distributed_free(network: torch.nn.Module) -> torch.nn.Module:
-    return getattr(network, "module", network)
 
 
 # -- equal to one process --------------------------------------------------------------------
@@ -168,6 +142,9 @@ def assert_close(one: Path, other: Path, tolerance: float) -> None:
 
 def compare_with_one_process(data: Path, folder: Path, tolerance: float, **changes: object) -> None:
     """Two ranks with one case a step against one process with two."""
+    made = workflow(data, folder / "one", dendrites=True, **(SHORT | changes))
+    scripted(made)
+    made.run()
 
     def work(rank: int) -> None:
         made = two_rank_workflow(data, folder / "two", True, **changes)
@@ -175,19 +152,10 @@ def compare_with_one_process(data: Path, folder: Path, tolerance: float, **chang
         made.run()
 
     assert on_two_ranks(work) == [0, 0]
-    made = two_rank_free(data, folder / "one", **changes)
-    scripted(made)
-    made.run()
     grown = [e["epoch"] for e in history(folder / "one") if e["event"] == "grow"]
     assert len(grown) == 2
     assert grown == [e["epoch"] for e in history(folder / "two") if e["event"] == "grow"]
     assert_close(folder / "one", folder / "two", tolerance)
-
-
-def two_rank_free(data: Path, out: Path, **changes: object) -> ConfigWorkflow:
-    from harness import workflow
-
-    return workflow(data, out, dendrites=True, **changes)
 
 
 def test_two_ranks_equal_one_process_in_float64(phantoms: Path, tmp_path: Path) -> None:
@@ -195,6 +163,193 @@ def test_two_ranks_equal_one_process_in_float64(phantoms: Path, tmp_path: Path) 
     compare_with_one_process(phantoms, tmp_path, 1e-6, **DOUBLE)
     dtypes = {v.dtype for v in weights(tmp_path / "two").values() if v.is_floating_point()}
     assert torch.float64 in dtypes
+
+
+@pytest.mark.slow
+def test_two_ranks_grow_when_one_process_does_in_float32(phantoms: Path, tmp_path: Path) -> None:
+    compare_with_one_process(phantoms, tmp_path, 1.0, **{"loss::batch": False})
+
+
+# -- equal ranks -----------------------------------------------------------------------------
+
+
+def test_ranks_stay_bit_identical_over_two_growths(phantoms: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+
+    def watch(rank: int, trainer) -> None:
+        seen: dict[int, dict[str, Tensor]] = {}
+        empty = tmp_path / f"cwd{rank}"
+        empty.mkdir()
+        os.chdir(empty)
+
+        def keep() -> None:
+            seen[trainer.state.epoch] = values(unwrapped(trainer.network))
+
+        trainer.add_event_handler(Events.EPOCH_STARTED, keep)
+        trainer.add_event_handler(Events.COMPLETED, keep)
+        trainer.add_event_handler(
+            Events.COMPLETED, lambda: torch.save(seen, tmp_path / f"rank{rank}.pt")
+        )
+
+    assert train_two(phantoms, out, True, watch) == [0, 0]
+    one, other = (torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in range(RANKS))
+    events = history(out)
+    assert [e["event"] for e in events].count("grow") == 2
+    assert [e["epoch"] for e in events if e["event"] == "epoch"] == list(range(1, 8))
+    assert one.keys() == other.keys() == set(range(1, 8))
+    for epoch in one:
+        assert one[epoch].keys() == other[epoch].keys()
+        for name, tensor in one[epoch].items():
+            assert torch.equal(tensor, other[epoch][name]), (epoch, name)
+    assert not (out / "rank1").exists()
+    assert not list((tmp_path / "cwd0").iterdir()) and not list((tmp_path / "cwd1").iterdir())
+
+
+def unwrapped(network: torch.nn.Module) -> torch.nn.Module:
+    return getattr(network, "module", network)
+
+
+# -- interruptions ---------------------------------------------------------------------------
+
+
+def at(epoch: int, ranks: tuple[int, ...], act: Callable[[], None]) -> Callable:
+    """Act in a step of an epoch, on some ranks."""
+
+    def watch(rank: int, trainer) -> None:
+        def check() -> None:
+            if trainer.state.epoch == epoch and rank in ranks:
+                act()
+
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, check)
+
+    return watch
+
+
+def fail() -> None:
+    msg = "a volume of zero size"
+    raise ValueError(msg)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dendrites", [False, True], ids=["plain", "grown"])
+@pytest.mark.parametrize("ranks", [(0, 1), (0,), (1,)], ids=["both", "rank 0", "rank 1"])
+def test_killed_run_goes_on_exactly(
+    phantoms: Path, tmp_path: Path, dendrites: bool, ranks: tuple[int, ...]
+) -> None:
+    """Killed in epoch 4, between the growths; a rank whose peer is gone ends by itself."""
+    codes = train_two(phantoms, tmp_path / "killed", dendrites, at(4, ranks, kill_self))
+    assert codes == [-signal.SIGKILL if r in ranks else 1 for r in range(RANKS)]
+    assert train_two(phantoms, tmp_path / "killed", dendrites) == [0, 0]
+    assert train_two(phantoms, tmp_path / "whole", dendrites) == [0, 0]
+    same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_rank_that_raises_ends_the_other_with_its_message(
+    phantoms: Path, tmp_path: Path, capfd: pytest.CaptureFixture, rank: int
+) -> None:
+    start = time.monotonic()
+    assert train_two(phantoms, tmp_path / "run", True, at(2, (rank,), fail)) == [1, 1]
+    assert time.monotonic() - start < 60
+    said = capfd.readouterr().err
+    assert "ValueError: a volume of zero size" in said
+    assert f"Rank {rank} stopped this run: a volume of zero size" in said
+    assert (tmp_path / "run" / "checkpoints" / "epoch_0001.pt").exists()
+
+
+@pytest.mark.slow
+def test_sigterm_ends_each_rank_with_143(phantoms: Path, tmp_path: Path) -> None:
+    def both_ranks() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    out = tmp_path / "run"
+    assert train_two(phantoms, out, True, at(4, (0, 1), both_ranks)) == [143, 143]
+    assert train_two(phantoms, out, True) == [0, 0]
+    assert train_two(phantoms, tmp_path / "whole", True) == [0, 0]
+    same_run(out, tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_another_number_of_processes_is_refused(phantoms: Path, tmp_path: Path) -> None:
+    assert train_two(phantoms, tmp_path, False, at(2, (0, 1), kill_self)) == [-9, -9]
+    made = workflow(phantoms, tmp_path)
+    with refused("another configuration|run of 2 process"):
+        made.run()
+
+
+@pytest.mark.slow
+def test_error_on_rank_0_reaches_the_other(
+    phantoms: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    """What only rank 0 can see, here a folder that cannot be made, ends both with one message."""
+    (tmp_path / "file").write_text("")
+    assert train_two(phantoms, tmp_path / "file" / "run", False) == [1, 1]
+    said = capfd.readouterr().err
+    assert "Rank 0 stopped this run: output_dir" in said and "cannot be written" in said
+
+
+# -- the documented command line -------------------------------------------------------------
+
+
+def torchrun(data: Path, out: Path, *extra: str, **changes: object) -> subprocess.Popen:
+    """Start the command of multi_gpu_train.yaml, with both streams in one pipe."""
+    names = ["train.json", "dendrites.yaml", "multi_gpu_train.yaml", *extra]
+    files = [name if "/" in name else str(BUNDLE / "configs" / name) for name in names]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "monai.bundle", "run", "--config_file", str(files)]
+    command += ["--bundle_root", str(BUNDLE), "--dataset_dir", str(data)]
+    command += ["--manifest", str(data / "manifest.json"), "--output_dir", str(out)]
+    for key, value in settings(True, **changes).items():
+        command += [f"--{key}", str(value)]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=out.parent,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.slow
+def test_command_line_gives_the_same_run(phantoms: Path, tmp_path: Path) -> None:
+    process = torchrun(phantoms, tmp_path / "run")
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    assert said.count("dendrite set 1 added") == 1
+    assert train_two(phantoms, tmp_path / "forked", True) == [0, 0]
+    same_run(tmp_path / "run", tmp_path / "forked")
+
+
+@pytest.mark.slow
+def test_torchrun_ends_with_a_rank_that_raises(phantoms: Path, tmp_path: Path) -> None:
+    overlay = tmp_path / "fail.yaml"
+    overlay.write_text(
+        'loss: "$(lambda p, y: 1 / 0) if distributed.rank() == 1 else monai.losses.DiceCELoss('
+        'to_onehot_y=True, softmax=True)"\n'
+        '+imports: ["$import monai"]\n'
+    )
+    process = torchrun(phantoms, tmp_path / "run", str(overlay))
+    start = time.monotonic()
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 1, said
+    assert "ZeroDivisionError" in said
+    assert time.monotonic() - start < 60
+
+
+@pytest.mark.slow
+def test_torchrun_passes_sigterm_on(phantoms: Path, tmp_path: Path) -> None:
+    process = torchrun(phantoms, tmp_path / "run", epochs=1000)
+    first = tmp_path / "run" / "checkpoints" / "epoch_0002.pt"
+    deadline = time.monotonic() + 300
+    while not first.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, said
+    kept = sorted((tmp_path / "run" / "checkpoints").glob("epoch_*.pt"))
+    assert kept and all(load_hashed(p)["processes"] == RANKS for p in kept)
 
 
 # -- refusals --------------------------------------------------------------------------------
@@ -207,5 +362,5 @@ def test_overlay_without_torchrun_is_refused(phantoms: Path, tmp_path: Path) -> 
 
 
 def test_unknown_backend_is_refused() -> None:
-    with pytest.raises(UserError, match="nccl .*or gloo .*'mpi'"):
+    with pytest.raises(UserError, match=r"nccl .*or gloo .*'mpi'"):
         distributed.device("mpi")

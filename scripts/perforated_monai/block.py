@@ -8,7 +8,7 @@ import torch
 from monai.networks.blocks import Convolution, MemoryEfficientSwish, Mish, Swish
 from torch import Tensor, nn
 
-from .layer import DendriticLayer, dendritic_sum, load_side_by_side, widened
+from .layer import DendriticLayer, dendritic_sum
 
 _PER_CHANNEL = (
     *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
@@ -21,7 +21,7 @@ _ELEMENTWISE = (
 )
 
 
-class DendriticBlock(nn.Module):
+class DendriticBlock(DendriticLayer):
     r"""A convolution with its normalisation, dropout and activation, grown as a whole.
 
     The formula is that of ``DendriticLayer``; here main and every dendrite are copies of the whole
@@ -38,38 +38,30 @@ class DendriticBlock(nn.Module):
 
     Raises:
         TypeError: for another kind of module.
-        ValueError: for count < 1 or an unknown activation.
+        ValueError: for count < 1 or an unknown activation f.
     """
 
     def __init__(self, block: nn.Module, count: int, activation: str = "sigmoid") -> None:
-        super().__init__()
         if not isinstance(block, Convolution):
             msg = f"DendriticBlock takes MONAI's Convolution; got {type(block).__name__}."
             raise TypeError(msg)
-        # One convolution with the weights w and v: it checks the arguments as well.
-        layer = DendriticLayer(block.conv, count, activation)
-        self.count = count
-        self.activation = activation
-        self.channels = layer.channels
-        self.groups = layer.groups
-        self.conv = layer
+        super().__init__(block.conv, count, activation)
         self.adn = nn.Sequential()
         for name, step in _steps(block).items():
             self.adn.add_module(name, _wide_step(step, count + 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = self.conv.wide(x)
+        wide = self.wide(x)
         if self.groups > 1:  # outputs interleave by group: put branch after branch
             apart = wide.unflatten(1, [self.groups, self.count + 1, self.channels // self.groups])
             wide = apart.transpose(1, 2).flatten(1, 3)
         parts = list(torch.split(self.adn(wide), self.channels, dim=1))
-        layer = self.conv
-        return dendritic_sum(parts, layer.to_output, layer.between, self.activation, False)
+        return dendritic_sum(parts, self.to_output, self.between, self.activation, False)
 
-    def load_branches(self, blocks: list[nn.Module], to_output: Tensor, between: Tensor) -> None:
+    def load_branches(self, layers: list[nn.Module], to_output: Tensor, between: Tensor) -> None:
         """Fill in trained weights and running statistics; arguments as in ``DendriticLayer``."""
-        self.conv.load_branches([b.conv for b in blocks], to_output, between)
-        steps = [_steps(b) for b in blocks]
+        super().load_branches([b.conv for b in layers], to_output, between)
+        steps = [_steps(b) for b in layers]
         with torch.no_grad():
             for name, wide in self.adn.named_children():
                 _load_step(wide, [s[name] for s in steps])

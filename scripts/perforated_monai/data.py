@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from monai.transforms import Compose, Randomizable, apply_transform
 from torch.utils.data import Dataset, Sampler, get_worker_info
 
+from .cache import DiskCache
 from .errors import UserError
 
 _MOST_WORKERS = 256
@@ -73,6 +75,8 @@ class CaseDataset(Dataset):
             when ``cache`` is on.
         seed: run seed.
         cache: keep the deterministic part in memory (Task04: about 0.2 GB).
+        cache_dir: also keep it in files there, for later runs; None keeps none. A changed file or
+            transform is noticed (see ``DiskCache``).
 
     Raises:
         UserError: for a case that cannot be read or transformed, naming its files.
@@ -84,6 +88,7 @@ class CaseDataset(Dataset):
         transform: Callable[[Any], Any] | Sequence[Callable[[Any], Any]],
         seed: int = 0,
         cache: bool = True,
+        cache_dir: str | Path | None = None,
     ) -> None:
         if not data:
             msg = "The datalist is empty: no case to read. Check dataset_dir, manifest and fold."
@@ -96,6 +101,7 @@ class CaseDataset(Dataset):
         first = next((i for i, t in enumerate(steps) if isinstance(t, Randomizable)), len(steps))
         self._fixed, self._random = Compose(steps[:first]), Compose(steps[first:])
         self._cached: dict[int, Any] = {}
+        self._disk = DiskCache(cache_dir, self._fixed) if cache_dir else None
         # What each data worker is reading; shared, so that it outlives a worker that is killed.
         self._reading = torch.full((_MOST_WORKERS,), -1, dtype=torch.int64).share_memory_()
 
@@ -127,11 +133,17 @@ class CaseDataset(Dataset):
 
     def _deterministic(self, index: int) -> Any:
         if not self.cache:
-            return self._apply(self._fixed, self.data[index], index)
+            return self._prepared(index)
         if index not in self._cached:
-            self._cached[index] = self._apply(self._fixed, self.data[index], index)
+            self._cached[index] = self._prepared(index)
         # Deep: a random transform that does not fire still notes itself in the tensor it was given.
         return copy.deepcopy(self._cached[index])
+
+    def _prepared(self, index: int) -> Any:
+        def make() -> Any:
+            return self._apply(self._fixed, self.data[index], index)
+
+        return self._disk.get(self.data[index], make) if self._disk is not None else make()
 
     def _apply(self, transform: Compose, item: Any, index: int) -> Any:
         try:

@@ -54,7 +54,7 @@ def present(root: Path, manifest: Manifest, cases: Iterable[str]) -> list[bool]:
 
 
 def suffix_of(name: str) -> str:
-    """".nii.gz", ".nii" or, for any other file, ""."""
+    """Ending of a volume, ".nii.gz" or ".nii"; empty for any other file."""
     return next((s for s in (".nii.gz", ".nii") if name.lower().endswith(s)), "")
 
 

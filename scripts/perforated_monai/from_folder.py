@@ -22,7 +22,9 @@ def resolve(manifest: Manifest | str | Path, dataset_dir: str | Path) -> Manifes
     """
     if not isinstance(manifest, Manifest):
         manifest = load_manifest(manifest)
-    return manifest if manifest.cases else split_folder(dataset_root(dataset_dir), manifest, test=True)
+    return (
+        manifest if manifest.cases else split_folder(dataset_root(dataset_dir), manifest, test=True)
+    )
 
 
 def split_folder(root: Path, manifest: Manifest, test: bool) -> Manifest:

@@ -137,7 +137,7 @@ def load_manifest(source: str | Path) -> Manifest:
 
 
 def refuse(problems: Iterable[str]) -> None:
-    """Raise one `UserError` that lists all problems; its last line, too, names a file and a cure."""
+    """Raise one `UserError` of all problems; its last line, too, names a file and a cure."""
     if lines := list(problems):
         head = [f"{len(lines)} problems:"] if len(lines) > 1 else []
         raise UserError("\n  ".join(head + lines))
@@ -256,7 +256,7 @@ def _from_dict(data: dict[str, Any]) -> Manifest:
 
 
 def to_text(data: dict[str, Any]) -> str:
-    """The JSON file: one key a line and, below "cases", one case a line, so that a diff shows cases."""
+    """JSON, one key a line and, below "cases", one case a line, so that a diff shows cases."""
     rows = [f"    {json.dumps(case)}: {json.dumps(entry)}" for case, entry in data["cases"].items()]
     cases = "{\n" + ",\n".join(rows) + "\n  }" if rows else "{}"
     lines = [f"  {json.dumps(key)}: {json.dumps(data[key])}" for key in data if key != "cases"]

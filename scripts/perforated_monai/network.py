@@ -95,9 +95,7 @@ def replace_module(network: nn.Module, name: str, module: nn.Module) -> None:
     setattr(network.get_submodule(parent), child, module)
 
 
-def add_dendrites(
-    layer: nn.Module, count: int, activation: str
-) -> DendriticLayer | DendriticBlock:
+def add_dendrites(layer: nn.Module, count: int, activation: str) -> DendriticLayer:
     """A layer or MONAI ``Convolution`` block with ``count`` dendrites and fresh weights.
 
     Raises:

@@ -29,6 +29,8 @@ REQUIRED = {
     "network_data_format": dict,
 }
 TENSOR_KEYS = ("type", "format", "num_channels", "spatial_shape", "dtype", "value_range")
+# Keys that MONAI reads from any config.
+OWN_KEYS = ("_desc_", "_meta_", "imports", "initialize", "run", "finalize")
 FILES = ("LICENSE", "configs/metadata.json", "configs/inference.json", "models/model.pt")
 
 
@@ -73,8 +75,8 @@ def references(bundle: Bundle) -> Iterator[Broken]:
     for workflow in WORKFLOWS:
         if file := bundle.file_of(workflow):
             yield from _dangling(bundle.configs[file], file)
-    base = bundle.configs.get(bundle.file_of("train"))
-    for file in bundle.overlays if base is not None else ():
+    base = bundle.configs.get(bundle.file_of("train"), {})
+    for file in bundle.overlays if base else ():
         known = set(_dangling(base, file))
         found = _dangling(_merge(base, bundle.configs[file]), file)
         yield from (broken for broken in found if broken not in known)
@@ -106,8 +108,8 @@ def metadata_schema(bundle: Bundle) -> Iterator[Broken]:
             value = f"{metadata[key]!r} under {key}" if key in metadata else f"no {key}"
             yield Broken(value, f"Write a {kind.__name__} there", file)
     formats = metadata.get("network_data_format")
-    for end in ("inputs", "outputs") if isinstance(formats, dict) else ():
-        tensors = formats.get(end)
+    for end in ("inputs", "outputs"):
+        tensors = formats.get(end) if isinstance(formats, dict) else None
         if not isinstance(tensors, dict) or not tensors:
             yield Broken(f"no network_data_format::{end}", "Describe the network's tensors", file)
             continue
@@ -163,7 +165,7 @@ def _merge(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
     return dict(parser.get())
 
 
-def _properties(workflow: str) -> dict[str, dict[str, Any]]:
+def _properties(workflow: str) -> Any:
     from monai.bundle.properties import InferProperties, TrainProperties
 
     return TrainProperties if WORKFLOWS[workflow] == "train" else InferProperties
@@ -193,7 +195,7 @@ def _exists(parser: Any, name: str, used: set[str]) -> bool:
     """A key of the config, an argument its component may take, or one that something refers to."""
     if name in parser or any(ref == name or ref.startswith(f"{name}::") for ref in used):
         return True
-    if name.endswith("_desc") or name in ("_desc_", "_meta_", "imports", "run", "initialize"):
+    if name.endswith("_desc") or name in OWN_KEYS:
         return True
     from ..cli_config import _known
 

@@ -116,10 +116,10 @@ def _check_pairs(
 
     def read_pair(case: str) -> tuple[Volume, Volume]:
         image, label = facts.manifest.files(case)
-        common = {"max_voxels": facts.max_voxels, "picture": case in pictures}
+        rest = (facts.max_voxels, case in pictures)
         return (
-            read_volume(facts.root, image, False, read == "all", **common),
-            read_volume(facts.root, label, True, read != "headers", **common),
+            read_volume(facts.root, image, False, read == "all", *rest),
+            read_volume(facts.root, label, True, read != "headers", *rest),
         )
 
     workers = workers or min(8, os.cpu_count() or 1)
@@ -150,5 +150,4 @@ def _manifest(root: Path, manifest: Manifest | str | Path | None) -> Manifest:
 
 
 def _unnamed(channel_names: list[str]) -> Manifest:
-    empty = {"licence": "", "citation": "", "source_url": None, "archive_md5": None, "modality": ""}
-    return Manifest("", "", channel_names=channel_names, label_names={}, spacing_mm=None, **empty)
+    return Manifest("", "", "", "", None, None, "", channel_names, {}, None)

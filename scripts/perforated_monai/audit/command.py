@@ -58,14 +58,18 @@ def check_target(
             "cases": {"listed": len(audit.manifest.cases), "read": len(audit.pairs)},
             "read": read,
         }
-        counted = f"{len(audit.pairs)} of {len(audit.manifest.cases)} cases of {audit.manifest.name}"
+        counted = (
+            f"{len(audit.pairs)} of {len(audit.manifest.cases)} cases of {audit.manifest.name}"
+        )
         if report_file:
             from .report import write_report
 
             write_report(audit, report_file)
     if json_file:
         found = [finding.to_dict() for finding in findings]
-        write_json(json_file, {"format": 1, **summary, "counts": count(findings), "findings": found})
+        write_json(
+            json_file, {"format": 1, **summary, "counts": count(findings), "findings": found}
+        )
     return _print(findings, counted, time.perf_counter() - start)
 
 

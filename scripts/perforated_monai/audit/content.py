@@ -86,7 +86,8 @@ def read_content(
             if values and len(distinct) < MOST_VALUES:
                 distinct.update(_distinct(voxels))
         ends = sorted((low * slope + inter, high * slope + inter))
-        content.low.append(ends[0]), content.high.append(ends[1])
+        content.low.append(ends[0])
+        content.high.append(ends[1])
     content.values = sorted(value * slope + inter for value in distinct)
     content.missing, content.trailing = reader.missing, reader.rest()
     content.sha256, content.voxels_digest = file_digest.hexdigest(), voxels_digest.hexdigest()
@@ -162,5 +163,5 @@ def _finite(voxels: np.ndarray, content: Content) -> np.ndarray:
 
 def _distinct(voxels: np.ndarray) -> list[float]:
     if voxels.dtype == np.uint8:  # most labels; counting is ten times faster than sorting
-        return np.flatnonzero(np.bincount(voxels, minlength=256)).tolist()
+        return np.flatnonzero(np.bincount(voxels, minlength=256)).astype(np.float64).tolist()
     return np.unique(voxels)[:MOST_VALUES].astype(np.float64).tolist()

@@ -104,7 +104,9 @@ def duplicate(facts: Facts) -> Iterator[Broken]:
             yield Broken(value, "Keep one of them", facts.manifest.files(cases[0])[0])
 
 
-@rule("spacing-outlier", "dataset", "must have a spacing near the manifest's or the others'", WARNING)
+@rule(
+    "spacing-outlier", "dataset", "must have a spacing near the manifest's or the others'", WARNING
+)
 def spacing_outlier(facts: Facts) -> Iterator[Broken]:
     yield from _outliers(facts, lambda image: image.spacing, facts.manifest.spacing_mm, 0.01, "mm")
 

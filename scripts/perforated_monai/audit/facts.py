@@ -31,7 +31,7 @@ class Facts:
 
     @property
     def part_of(self) -> dict[str, str]:
-        """id -> "test" or "fold K"; empty without a split."""
+        """Part of each case, "test" or "fold K"; empty without a split."""
         manifest = self.manifest
         folds = {case: f"fold {k}" for k, ids in enumerate(manifest.folds) for case in ids}
         return folds | dict.fromkeys(manifest.test, "test")
@@ -39,5 +39,7 @@ class Facts:
     def readable(self) -> dict[str, tuple[Volume, Volume]]:
         """The pairs whose headers both could be read."""
         return {
-            case: pair for case, pair in self.pairs.items() if all(v.header is not None for v in pair)
+            case: pair
+            for case, pair in self.pairs.items()
+            if all(v.header is not None for v in pair)
         }

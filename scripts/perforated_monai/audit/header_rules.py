@@ -26,13 +26,17 @@ def _stops(name: str, message: str, cure: str) -> Callable[[Volume, Facts], Iter
 
 
 inside = _stops("inside", "must lie inside the dataset folder", "Put the file itself there")
-readable = _stops("readable", "must be a file that can be opened", "Restore it or correct its rights")
+readable = _stops(
+    "readable", "must be a file that can be opened", "Restore it or correct its rights"
+)
 ending = _stops(
     "ending", "must be gzip when its name ends in .gz, and only then", "Rename or compress it"
 )
 nifti = _stops("nifti", "must be a readable NIfTI file", "Restore or remove it")
 whole = _stops(
-    "whole", "must be whole, with the size of its header and a right checksum", "Restore or remove it"
+    "whole",
+    "must be whole, with the size of its header and a right checksum",
+    "Restore or remove it",
 )
 datatype = _stops(
     "datatype", "must hold whole or real numbers (no RGB, no complex)", "Convert it to float32"

@@ -54,7 +54,9 @@ def model_hash(bundle: Bundle) -> Iterator[Broken]:
         return
     known = data.get("model_sha256") if isinstance(data, dict) else None
     if known and (found := sha256(model.read_bytes())) != known:
-        yield Broken(f"{found[:16]}…, expected {str(known)[:16]}…", "Export or fetch it again", MODEL)
+        yield Broken(
+            f"{found[:16]}…, expected {str(known)[:16]}…", "Export or fetch it again", MODEL
+        )
 
 
 @rule("output-shape", "bundle", "must describe the shape that the network returns")

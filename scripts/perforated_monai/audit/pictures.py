@@ -10,7 +10,14 @@ import zlib
 import numpy as np
 
 # Okabe and Ito's colours, which colour-blind readers tell apart (jfly.uni-koeln.de/color).
-COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167))
+COLOURS = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (213, 94, 0),
+    (204, 121, 167),
+)
 SCALE = 3  # screen pixels a voxel, so that outlines are thinner than voxels
 LARGEST = 128  # voxels a side that are drawn
 WIDTH, HEIGHT, BINS = 330, 120, 24
@@ -37,14 +44,8 @@ def histogram_svg(values: np.ndarray, title: str) -> str:
     """Counts of values in bins, with the range below the axis."""
     values = values[np.isfinite(values)]
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-    half = max((high - low) / 2, abs(low) * 1e-3, 1e-6)
-    edges = np.linspace((low + high) / 2 - half, (low + high) / 2 + half, BINS + 1)
-    if low == high:  # one value: one bar in the middle
-        counts = np.zeros(BINS, int)
-        counts[BINS // 2] = values.size
-    else:
-        counts = np.histogram(values, edges)[0]
-    most, bar = max(1, int(counts.max())), WIDTH / BINS
+    counts = np.histogram(values, _edges(values, low, high))[0]
+    most, bar = max(1, int(counts.max())), WIDTH / len(counts)
     bars = "".join(
         f'<rect x="{k * bar:.1f}" y="{HEIGHT - 22 - n / most * 74:.1f}" width="{bar - 1:.1f}" '
         f'height="{n / most * 74:.1f}"><title>{n}</title></rect>'
@@ -57,6 +58,15 @@ def histogram_svg(values: np.ndarray, title: str) -> str:
         ends += f'<text x="{WIDTH}" y="{HEIGHT - 6}" text-anchor="end">{high:.4g}</text>'
     heading = f'<text x="0" y="14">{html.escape(title)}; tallest bar {most}</text>'
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{heading}{bars}{base}{ends}</svg>'
+
+
+def _edges(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Edges of the bins: one a whole number where that is few enough."""
+    if np.issubdtype(values.dtype, np.integer) and low < high < low + 2 * BINS:
+        return np.arange(low, high + 2) - 0.5
+    half = max((high - low) / 2, abs(low) * 1e-3, 1e-6)
+    middle, bins = (low + high) / 2, BINS if low < high else BINS - 1  # odd: a bar in the middle
+    return np.linspace(middle - half, middle + half, bins + 1)
 
 
 def _window(image: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ SCOPES = {
 
 
 class Broken(NamedTuple):
-    """What a rule yields; `file` and `severity` replace the volume's file and the rule's severity."""
+    """What a rule yields; `file` and `severity` replace those of volume and rule."""
 
     value: object
     cure: str

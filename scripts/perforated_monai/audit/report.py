@@ -43,11 +43,11 @@ def write_report(audit: Audit, file: str | Path) -> None:
 
 def _counts(audit: Audit) -> str:
     numbers = count(audit.findings)
-    cells = [(numbers[s], s + "s", s if numbers[s] else "none") for s in SEVERITIES]
-    cells.append((len(audit.pairs), f"of {len(audit.manifest.cases)} cases read", "none"))
+    cells = [(str(numbers[s]), s + "s", s if numbers[s] else "none") for s in SEVERITIES]
+    cells.append((str(len(audit.pairs)), f"of {len(audit.manifest.cases)} cases read", "none"))
     folds = [len(ids) for ids in audit.manifest.folds]
     if folds:
-        cells.append((len(audit.manifest.test), "in the test part", "none"))
+        cells.append((str(len(audit.manifest.test)), "in the test part", "none"))
         cells.append(("+".join(map(str, folds)), "in the five folds", "none"))
     return "".join(
         f'<div class="count {kind}"><b>{number}</b>{html.escape(text)}</div>'

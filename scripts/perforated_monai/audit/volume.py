@@ -152,7 +152,7 @@ def _inside(root: Path, file: str) -> Path:
     return path
 
 
-def _unpacked(volume: Volume, raw: IO[bytes]) -> IO[bytes]:
+def _unpacked(volume: Volume, raw: IO[bytes]) -> Any:
     magic = raw.read(4)
     raw.seek(0)
     if not magic:

@@ -90,7 +90,7 @@ def buffer_bytes(size: Sequence[int], windows: Windows, outputs: int) -> int:
     padded = [max(s, r) for s, r in zip(size, roi, strict=True)]
     starts = _starts(padded[0], roi[0], _intervals(padded, roi, windows.overlap)[0])
     planes = _carried(starts, roi[0])
-    return 4 * (outputs + 1) * padded[2] * (roi[0] * roi[1] + planes * padded[1])
+    return int(4 * (outputs + 1) * padded[2] * (roi[0] * roi[1] + planes * padded[1]))
 
 
 class _Rows:
