@@ -68,8 +68,8 @@ def make_rounding_bundle(folder: Path, outputs: int = 3, channels: int = 1) -> P
     state = {k: torch.zeros_like(v) for k, v in build_network(spec).state_dict().items()}
     k = torch.arange(outputs, dtype=torch.float32)
     state["model.0.conv.weight"][0, 0] = 1.0
-    state["model.2.0.conv.weight"][0] = k[:, None, None, None]
-    state["model.2.0.conv.bias"][:] = -(k**2) / 2
+    state["model.2.conv.weight"][0] = k[:, None, None, None]
+    state["model.2.conv.bias"][:] = -(k**2) / 2
     save_weights(folder, state)
     return folder
 

@@ -84,6 +84,10 @@ def test_equals_the_formula(kind: str, activation: str, count: int) -> None:
     expected = formula(layers, w, v, ACTIVATIONS[activation], x)
     torch.testing.assert_close(fused(x), expected, rtol=0, atol=1e-6)
     assert (expected - layers[0](x)).abs().max() > 0.1  # the dendrites matter
+    before = x.clone()
+    with torch.no_grad():  # the sum is done in place here
+        torch.testing.assert_close(fused(x), expected, rtol=0, atol=1e-6)
+    assert torch.equal(x, before)
 
 
 @pytest.mark.parametrize(
@@ -105,6 +109,18 @@ def test_equals_the_formula_with_padding_by_name() -> None:
     fused.load_branches(layers, w, v)
     x = torch.randn(1, 2, 7, 9).double()
     torch.testing.assert_close(fused(x), formula(layers, w, v, torch.relu, x), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"groups": 2, "stride": 2}, {"padding_mode": "reflect"}])
+def test_one_sample_in_float32_without_gradients(options: dict[str, object]) -> None:
+    """A batch of one takes another convolution path on the CPU."""
+    fused, layers, w, v, x = build("conv3d", 3, "sigmoid", torch.float32, **options)
+    double = [copy.deepcopy(m).double() for m in layers]
+    expected = formula(double, w.double(), v.double(), torch.sigmoid, x.double())
+    with torch.no_grad():
+        for i in range(len(x)):
+            out = fused(x[i : i + 1])
+            torch.testing.assert_close(out.double(), expected[i : i + 1], rtol=0, atol=1e-5)
 
 
 def test_linear_takes_any_leading_axes() -> None:

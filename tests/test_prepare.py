@@ -1,7 +1,10 @@
 """Manifests of own data: the split, the checksums, and what is refused."""
 
 import gzip
+import hashlib
 import json
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ from perforated_monai.errors import UserError
 from perforated_monai.from_folder import resolve
 from perforated_monai.manifest import FOLDS, load_manifest
 from perforated_monai.phantom import make_phantoms
-from perforated_monai.prepare import describe, write_manifest
+from perforated_monai.prepare import describe, download, write_manifest
 from perforated_monai.split import kfold
 
 
@@ -203,3 +206,53 @@ def test_phantom_manifest_describes_the_generator(tmp_path):
     assert shipped.generator == made.generator
     assert shipped.label_names == made.label_names
     assert shipped.channel_names == made.channel_names
+
+
+# --- downloads
+
+
+@pytest.fixture
+def archive(tmp_path) -> tuple[dict, Path]:
+    """Fields of a manifest whose archive lies on this machine, and that archive."""
+    root = fill(tmp_path / "packed/Task99_Tiny")
+    file = tmp_path / "Task99_Tiny.tar"
+    with tarfile.open(file, "w") as tar:
+        tar.add(root, root.name)
+    md5 = hashlib.md5(file.read_bytes()).hexdigest()
+    return {"source_url": file.as_uri(), "archive_md5": md5}, file
+
+
+def test_a_download_is_verified_and_unpacked_under_the_name_asked_for(archive, manifest, tmp_path):
+    root = tmp_path / "new/place"
+    assert download(replace(manifest, **archive[0]), root) == root
+    assert problems(root, manifest) == []
+    assert [path.name for path in root.parent.iterdir()] == ["place"]
+
+
+def test_a_cut_or_unreachable_archive_leaves_nothing(archive, manifest, tmp_path):
+    fields, file = archive
+    file.write_bytes(file.read_bytes()[:-2000])
+    with pytest.raises(UserError, match="could not be fetched"):
+        download(replace(manifest, **fields), tmp_path / "new/place")
+    file.unlink()
+    with pytest.raises(UserError, match="could not be fetched"):
+        download(replace(manifest, **fields), tmp_path / "new/place")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_download_never_touches_a_folder_with_content(archive, manifest, dataset):
+    before = sorted(dataset.rglob("*"))
+    with pytest.raises(UserError, match="must be new or empty"):
+        download(replace(manifest, **archive[0]), dataset)
+    assert sorted(dataset.rglob("*")) == before
+
+
+def test_a_manifest_without_an_archive_cannot_be_downloaded(manifest, tmp_path):
+    with pytest.raises(UserError, match="names no archive"):
+        download(manifest, tmp_path / "new")
+
+
+def test_shipped_msd_manifests_name_an_archive():
+    for name in ("hippocampus_msd", "brain_tumor_msd", "spleen_msd"):
+        manifest = load_manifest(name)
+        assert manifest.source_url.endswith(".tar") and len(manifest.archive_md5) == 32

@@ -118,16 +118,24 @@ def check(
     return check_target(str(target), str(manifest), read, workers, str(json), str(report))
 
 
-def export(run: str, bundle: str) -> int:
+def export(
+    run: str, bundle: str, formats: str = "installed", volumes: str = "", engine: str = ""
+) -> int:
     """Write the best network of a training run into a bundle, as a plain network.
 
     Args:
         run: run folder (the output_dir of a training).
         bundle: bundle folder, such as bundles/hippocampus_mri_dendritic.
+        formats: beside model.pt: of ts, pt2, onnx, with commas; "installed" takes those whose
+            packages are there, "none" none.
+        volumes: folder of NIfTI volumes to compare the formats on; phantoms by default.
+        engine: "auto" measures every installed engine and names the best; "all" or names measure.
     """
     from .export import export_run
+    from .formats import as_list, choose_formats, unavailable
 
-    record = export_run(run, bundle)
+    chosen = choose_formats(None if formats == "installed" else as_list(formats))
+    record = export_run(run, bundle, chosen, volumes or None, ",".join(as_list(engine)))
     grown = sum(d["count"] for d in record["dendrites"].values())
     shape = f"{len(record['dendrites'])} layers with dendrites ({grown} in all)"
     if not record["dendrites"]:
@@ -137,6 +145,9 @@ def export(run: str, bundle: str) -> int:
         f"{record['parameters']['total']:,} parameters; max abs difference to the trained "
         f"network {record['max_abs_difference']:.1e}"
     )
+    print(f"Other formats: {', '.join(f'model.{name}' for name in chosen) or 'none'}")
+    for note in unavailable() if formats == "installed" else []:
+        print(note)
     return 0
 
 

@@ -1,8 +1,9 @@
-"""``DendriticBlock``: a MONAI ``Convolution`` block and its dendrites, fused where that is exact."""
+"""``DendriticBlock``: a MONAI ``Convolution`` block and its dendrites, fused where exact."""
 
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from monai.networks.blocks import Convolution, MemoryEfficientSwish, Mish, Swish
@@ -45,7 +46,8 @@ class DendriticBlock(DendriticLayer):
         if not isinstance(block, Convolution):
             msg = f"DendriticBlock takes MONAI's Convolution; got {type(block).__name__}."
             raise TypeError(msg)
-        super().__init__(block.conv, count, activation)
+        convolution: Any = block.conv
+        super().__init__(convolution, count, activation)
         self.adn = nn.Sequential()
         for name, step in _steps(block).items():
             self.adn.add_module(name, _wide_step(step, count + 1))
@@ -60,7 +62,8 @@ class DendriticBlock(DendriticLayer):
 
     def load_branches(self, layers: list[nn.Module], to_output: Tensor, between: Tensor) -> None:
         """Fill in trained weights and running statistics; arguments as in ``DendriticLayer``."""
-        super().load_branches([b.conv for b in layers], to_output, between)
+        convolutions: list[Any] = [b.conv for b in layers]
+        super().load_branches(convolutions, to_output, between)
         steps = [_steps(b) for b in layers]
         with torch.no_grad():
             for name, wide in self.adn.named_children():
@@ -96,12 +99,12 @@ class Branches(nn.Module):
         return torch.cat(out, dim=1)
 
 
-def _steps(block: nn.Module) -> dict[str, nn.Module]:
+def _steps(block: Any) -> dict[str, Any]:
     """What follows the convolution, in order; empty for ``conv_only``."""
     return dict(block.adn.named_children()) if hasattr(block, "adn") else {}
 
 
-def _wide_step(step: nn.Module, branches: int) -> nn.Module:
+def _wide_step(step: Any, branches: int) -> nn.Module:
     if type(step) in _ELEMENTWISE:
         return copy.deepcopy(step)
     if type(step) is nn.PReLU:
@@ -115,17 +118,17 @@ def _wide_step(step: nn.Module, branches: int) -> nn.Module:
     return Branches(step, branches)
 
 
-def _widened_norm(step: nn.Module, features: int) -> nn.Module:
+def _widened_norm(step: Any, features: int) -> nn.Module:
     options = {n: getattr(step, n) for n in ("eps", "momentum", "affine", "track_running_stats")}
     return type(step)(features, **options, **_like(step))
 
 
-def _like(step: nn.Module) -> dict[str, torch.device | torch.dtype]:
+def _like(step: nn.Module) -> dict[str, Any]:
     tensors = [*step.parameters(), *step.buffers()]
     return {"device": tensors[0].device, "dtype": tensors[0].dtype} if tensors else {}
 
 
-def _load_step(wide: nn.Module, steps: list[nn.Module]) -> None:
+def _load_step(wide: nn.Module, steps: list[Any]) -> None:
     if isinstance(wide, Branches):
         for target, step in zip(wide.branches, steps, strict=True):
             target.load_state_dict(step.state_dict())

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import importlib.metadata
 import io
-import types
 from collections.abc import Callable
 from enum import Enum
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, Randomizable
+from monai.transforms import Compose
+from monai.transforms.utils import reset_ops_id
 
 from .errors import UserError
 from .files import write_bytes
+from .fingerprint import describe, transform_hash
 
 MAGIC = b"perforated-monai cache 1\n"
-_LIBRARIES = {"monai", "torch", "numpy", "builtins", "abc", "typing", "collections", "functools"}
 
 
 class DiskCache:
@@ -83,19 +80,6 @@ class DiskCache:
             print(f"cache: {error} Going on without.")
 
 
-def transform_hash(transform: Any) -> str:
-    """sha256 over the classes, settings and functions of transforms, and the library versions.
-
-    Raises:
-        UserError: for a setting without a stable description.
-    """
-    versions = [
-        f"{name} {importlib.metadata.version(name)}" for name in ("monai", "torch", "numpy")
-    ]
-    text = "\n".join([*versions, _describe(transform)])
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def _name(case: dict[str, Any]) -> str:
     """File name of a case: readable, and different for equal ids in two folders."""
     text = _label(case)
@@ -119,7 +103,7 @@ def _stamp(case: dict[str, Any]) -> str:
         if isinstance(value, (str, Path)) and Path(value).is_file():
             parts.append(f"{key} {_file_digest(Path(value))}")
         else:
-            parts.append(f"{key} {_describe(value)}")
+            parts.append(f"{key} {describe(value)}")
     return "\n".join(parts)
 
 
@@ -148,7 +132,8 @@ def _read(file: Path, key: str) -> tuple[Any, str]:
     if hashlib.sha256(body).hexdigest() != digest:
         return None, "is damaged"
     try:
-        return _decode(torch.load(io.BytesIO(body), weights_only=True)), ""
+        item = _decode(torch.load(io.BytesIO(body), weights_only=True))
+        return reset_ops_id(item), ""  # else inverting would look for this process's objects
     except Exception as error:  # whole but not ours: torch raises by what it meets
         return None, f"is damaged ({type(error).__name__})"
 
@@ -202,78 +187,3 @@ def _decode(value: Any) -> Any:
         "dtype": lambda: getattr(torch, rest[0]),
         "device": lambda: torch.device(rest[0]),
     }[kind]()
-
-
-# --- what a transform is, as text
-
-
-def _describe(value: Any, inside: tuple[int, ...] = ()) -> str:
-    """A text that changes with what the value does, and with nothing else."""
-    if id(value) in inside:
-        return "<itself>"
-    inside = (*inside, id(value))
-    if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
-        return f"{type(value).__name__} {value!r}"
-    if isinstance(value, Enum):
-        return f"{type(value).__qualname__}.{value.name}"
-    if isinstance(value, (np.ndarray, torch.Tensor, np.generic)):
-        array = np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value)
-        digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
-        return f"array {array.dtype} {array.shape} {digest}"
-    if isinstance(value, dict):
-        rows = sorted(f"{_describe(k, inside)}: {_describe(v, inside)}" for k, v in value.items())
-        return "{" + ", ".join(rows) + "}"
-    if isinstance(value, (set, frozenset)):
-        return "{" + ", ".join(sorted(_describe(v, inside) for v in value)) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_describe(v, inside) for v in value) + "]"
-    if isinstance(value, (torch.dtype, torch.device, np.dtype, Path, slice, range)):
-        return repr(value)
-    return _describe_code(value, inside)
-
-
-def _describe_code(value: Any, inside: tuple[int, ...]) -> str:
-    if isinstance(value, partial):
-        return f"partial {_describe([value.func, value.args, value.keywords], inside)}"
-    if isinstance(value, types.MethodType):
-        return f"method {_describe([value.__self__, value.__func__], inside)}"
-    if isinstance(value, types.CodeType):
-        parts = [value.co_code, value.co_consts, value.co_names, value.co_varnames]
-        return f"code {_describe(parts, inside)}"
-    if isinstance(value, types.FunctionType):
-        cells = []
-        for cell in value.__closure__ or ():
-            with contextlib.suppress(ValueError):  # a cell that is not filled yet
-                cells.append(cell.cell_contents)
-        if value.__module__.split(".")[0] in _LIBRARIES:
-            return f"{value.__module__}.{value.__qualname__} {_describe(cells, inside)}"
-        used = [value.__globals__.get(name) for name in value.__code__.co_names]
-        used = [u for u in used if isinstance(u, (types.FunctionType, int, float, str, tuple))]
-        parts: list[Any] = [value.__qualname__, value.__code__, value.__defaults__, cells, used]
-        return f"function {_describe(parts, inside)}"
-    if isinstance(value, types.ModuleType):
-        return value.__name__
-    if isinstance(value, (type, types.BuiltinFunctionType, np.ufunc)):
-        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', repr(value))}"
-    if hasattr(value, "__dict__"):
-        settings = {k: v for k, v in vars(value).items() if not _is_state(value, k)}
-        return f"{_describe_class(type(value), inside)} {_describe(settings, inside)}"
-    msg = f"cache_dir cannot tell when a {type(value).__name__} changes. Leave it out."
-    raise UserError(msg)
-
-
-def _describe_class(kind: type, inside: tuple[int, ...]) -> str:
-    """Name of a class and, outside the libraries whose version counts, the code of its methods."""
-    code = [
-        _describe(method, inside)
-        for each in kind.__mro__
-        if each.__module__.split(".")[0] not in _LIBRARIES
-        for _, method in sorted(vars(each).items())
-        if isinstance(method, types.FunctionType)
-    ]
-    return f"{kind.__module__}.{kind.__qualname__} {code}"
-
-
-def _is_state(owner: Any, name: str) -> bool:
-    """Attributes of random transforms and of `Compose` that a run changes."""
-    return isinstance(owner, (Randomizable, Compose)) and name in ("R", "_do_transform", "first")

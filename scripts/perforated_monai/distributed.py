@@ -31,7 +31,9 @@ _NOT_REDUCED = re.compile(
     r"(^|\.)(parent_module\.|dendrites_to_candidates|dendrites_to_dendrites\.0$|tracker_string$"
     r"|dendrite_values\b)"
 )
-_PEER_GONE = re.compile(r"closed by (remote )?peer|reset by peer|broken pipe", re.IGNORECASE)
+_PEER_GONE = re.compile(
+    r"closed by (remote )?peer|reset by peer|broken pipe|remote process exited", re.IGNORECASE
+)
 _FAILURE = "perforated_monai/failure"
 
 
@@ -173,16 +175,17 @@ def explain(error: BaseException) -> BaseException:
         return error
     store = dist.distributed_c10d._get_default_store()
     lost = _PEER_GONE.search(str(error)) is not None
-    # The store may have gone with the process that held it.
+    # torchrun itself holds the store; without it, the store goes with rank 0.
     with contextlib.suppress(RuntimeError):
         if lost and store.check([_FAILURE]):
             return UserError(store.get(_FAILURE).decode())
         if not lost:
-            store.set(_FAILURE, f"Rank {rank()} stopped this run: {_last_line(error)}")
+            # Only the first error is kept: later ones follow from it.
+            store.compare_set(_FAILURE, "", f"Rank {rank()} stopped this run: {_last_line(error)}")
     if lost:
         return UserError(
-            "Another process of this run ended without a word: killed, or out of memory? The same "
-            "command continues from the last checkpoint."
+            "Another process of this run ended: its own last line says why, unless it was killed "
+            "(out of memory?). The same command continues from the last checkpoint."
         )
     return error
 

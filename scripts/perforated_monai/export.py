@@ -1,95 +1,219 @@
-"""A run folder -> a plain network in a bundle: weights, spec, configs, and the proof of equality."""
+"""A run folder -> a plain network in a bundle: weights, spec, configs, formats, and the proof."""
 
 from __future__ import annotations
 
 import copy
 import io
 import json
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
-from . import __version__
-from .checkpoint import load_hashed
-from .config import DendriteConfig
+from . import __version__, engines, parity
 from .errors import UserError
-from .files import sha256, write_bytes, write_json
-from .network import base_spec, build_network, count_parameters
+from .files import sha256, write_bytes, write_json, write_text
+from .formats import (
+    FIXED_SIZE,
+    PACKAGES,
+    Source,
+    choose_formats,
+    missing_packages,
+    read_format,
+    write_format,
+)
+from .measure import Run, count_flops
+from .network import build_network, count_parameters
+from .patches import BATCH, Patches, load_patches
 from .plain import make_plain
+from .staging import finish, remove_at_end, staged
+from .trained import Trained, load_trained
 
 LARGEST_DIFFERENCE = 1e-5
 _CONFIGS = ("train.json", "evaluate.json", "inference.json")
 
 
-def export_run(run: str | Path, bundle: str | Path) -> dict[str, Any]:
+def export_run(
+    run: str | Path,
+    bundle: str | Path,
+    formats: Sequence[str] | None = (),
+    volumes: str | Path | None = None,
+    engine: str = "",
+) -> dict[str, Any]:
     """Write the best network of a run into a bundle.
 
-    Writes ``models/model.pt`` (flat state dict), ``models/network.json`` (spec, parameters, hashes,
-    where it came from), ``network_def`` of ``configs/{train,evaluate,inference}.json`` and
-    ``eval_metrics`` of ``configs/metadata.json``. Every check comes before the first write.
+    Always: ``models/model.pt`` (flat state dict), ``models/network.json`` (spec, parameters,
+    hashes, where it came from), ``models/parity.json``, ``network_def`` of
+    ``configs/{train,evaluate,inference}.json``, ``eval_metrics`` of ``configs/metadata.json``, and
+    the table between the markers ``<!-- parity -->`` and ``<!-- /parity -->`` of
+    ``docs/README.md``. All files are moved in place together at the end; formats of former weights
+    that are not written anew go then.
 
     Args:
         run: a run folder made by ``RunHandler``.
         bundle: the bundle to write into.
+        formats: of ``ts``, ``pt2`` and ``onnx``; None takes all whose packages are installed.
+        volumes: folder of volumes to compare on; phantoms when not given.
+        engine: ``""``; ``"auto"`` measures every installed engine and notes the choice; ``"all"``
+            or names of ``engines.ENGINES`` measure these.
 
     Returns:
         what ``network.json`` holds, with ``max_abs_difference`` of the exported network's outputs
-        to the trained one's (0 where the run grew no dendrites: the network is the same object's
-        copy).
+        to the trained one's, over the compared patches.
 
     Raises:
-        UserError: a run without a validation, a damaged checkpoint, another bundle, or outputs
-            that differ by more than 1e-5 of the largest output.
+        UserError: a run without a validation, a damaged checkpoint, another bundle, a missing
+            package, outputs of ``model.pt`` that differ by more than 1e-5 of the largest output, or
+            a format with less than 99.99 % equal labels. The bundle stays as it was.
     """
-    run, bundle = Path(run), Path(bundle)
-    config, best = _read_run(run)
+    bundle = Path(bundle)
+    chosen = choose_formats(formats)
+    finish(bundle)
     configs = _read_configs(bundle)
-    definition = _definition(config)
-    trained, grown = _trained_network(definition, best)
-    plain = copy.deepcopy(trained)
-    growth = best["growth"]
-    activation = growth["config"]["activation"] if growth else "identity"
-    counts = make_plain(plain, activation) if grown else {}
-    plain.eval()
-    spec = {
-        "format": 1,
-        "base": base_spec(definition),
-        "dendrites": {
-            name: {"count": n, "kind": "copy", "activation": activation}
-            for name, n in counts.items()
-        },
-    }
-    rebuilt = build_network(spec)
-    rebuilt.load_state_dict(plain.state_dict(), strict=True)
-    inputs = probe_inputs(_input_shape(configs["metadata.json"]))
-    difference = compare(trained, rebuilt, inputs, grown, growth)
-    if difference["relative"] > LARGEST_DIFFERENCE:
-        msg = (
-            f"The exported network's outputs differ from the trained network's by "
-            f"{difference['max_abs_difference']:.2e} ({run}). Nothing was written."
-        )
-        raise UserError(msg)
-    record = _record(spec, rebuilt, definition, best, run, difference)
-    _write(bundle, rebuilt.state_dict(), record, configs, best)
+    trained = load_trained(run)
+    spec, network = make_spec(trained)
+    shape = engines.input_shape(configs["metadata.json"])
+    patches = load_patches(bundle, configs["inference.json"], shape, volumes)
+    exclusive = parity.exclusive_labels(configs["inference.json"])
+    reference = _trained_outputs(trained, patches, configs["metadata.json"])
+    found = parity.outputs(network, patches.batches)
+    difference = parity.compare(reference, found, exclusive)
+    _refuse_difference(trained, difference)
+    record = _record(spec, network, trained, difference)
+    fixed = spec["base"]["name"] in FIXED_SIZE
+    with staged(bundle) as stage:
+        _write_bundle(stage, bundle, network.state_dict(), record, configs, trained.best)
+        source = Source(stage, network, shape, fixed)
+        runs: dict[str, Run] = {"trained network": trained.network, "model.pt": network}
+        for name in chosen:
+            runs[f"model.{name}"] = read_format(name, write_format(name, source))
+        runs |= _engine_runs(source, patches.batches, engine)
+        with trained.settings():
+            report = _parity(runs, reference, patches, exclusive, source, spec)
+        _choose(report, runs, patches, exclusive, engine)
+        write_json(stage / "models" / "parity.json", report)
+        _write_page(stage, bundle, report)
+        _note_stale_files(stage)
     return record
 
 
-# -- reading ---------------------------------------------------------------------------------
+def make_spec(trained: Trained) -> tuple[dict[str, Any], nn.Module]:
+    """Network spec of a trained network, and the plain network built from it, with its weights."""
+    plain = copy.deepcopy(trained.network)
+    counts = make_plain(plain, trained.activation) if trained.grown else {}
+    dendrites = {
+        name: {"count": n, "kind": "copy", "activation": trained.activation}
+        for name, n in counts.items()
+    }
+    spec = {"format": 1, "base": trained.base, "dendrites": dendrites}
+    network = build_network(spec)
+    network.load_state_dict(plain.state_dict(), strict=True)
+    return spec, network.eval()
 
 
-def _read_run(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    if not (run / "config.json").is_file():
-        msg = f"{run} is no run folder: it has no config.json. Give the output_dir of a training."
+# -- proof -----------------------------------------------------------------------------------
+
+
+def _trained_outputs(trained: Trained, patches: Patches, metadata: dict[str, Any]) -> list[Tensor]:
+    channels = int(metadata["network_data_format"]["outputs"]["pred"]["num_channels"])
+    try:
+        with trained.settings():
+            found = parity.outputs(trained.network, patches.batches)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        msg = f"The network of {trained.run} does not take the input of metadata.json: {reason}"
+        raise UserError(msg) from None
+    if found[0].size(1) != channels:
+        msg = (
+            f"The network of {trained.run} gives {found[0].size(1)} channels; metadata.json of the "
+            f"bundle says {channels}. Export it into its own bundle."
+        )
         raise UserError(msg)
-    if not (run / "checkpoints" / "best.pt").is_file():
-        msg = f"{run} never reached a validation: it has no checkpoints/best.pt. Train on."
+    return found
+
+
+def _refuse_difference(trained: Trained, difference: dict[str, float]) -> None:
+    if difference["relative"] > LARGEST_DIFFERENCE:
+        msg = (
+            f"The exported network's outputs differ from the trained network's by "
+            f"{difference['max_abs_difference']:.2e} ({trained.run}). Nothing was written."
+        )
         raise UserError(msg)
-    config = json.loads((run / "config.json").read_text())["config"]
-    return config, load_hashed(run / "checkpoints" / "best.pt")
+
+
+def _engine_runs(source: Source, batches: list[Tensor], engine: str) -> dict[str, Run]:
+    if not engine:
+        return {}
+    every = engine in ("auto", "all")
+    names = list(engines.ENGINES) if every else [n.strip() for n in engine.split(",")]
+    if "openvino-int8" in names and not missing_packages(["openvino", "nncf"]):
+        engines.save_int8(source, batches)
+    runs = engines.load_engines(source, batches, names, required=not every)
+    return {f"engine {name}": run for name, run in runs.items()}
+
+
+def _parity(
+    runs: dict[str, Run],
+    reference: list[Tensor],
+    patches: Patches,
+    exclusive: bool,
+    source: Source,
+    spec: dict[str, Any],
+) -> dict[str, Any]:
+    """Content of ``parity.json``; refuses a format that disagrees."""
+    example = patches.batches[0]
+    rows = []
+    costs = parity.measure(runs, example)
+    for name, run in runs.items():
+        compared = parity.compare(reference, parity.outputs(run, patches.batches), exclusive)
+        if name.startswith("model.") and compared["label_agreement"] < parity.LEAST_AGREEMENT:
+            msg = (
+                f"{name} gives other labels than the trained network: "
+                f"{compared['label_agreement']:.4%} agree on {patches.source}, 99.99 % are needed. "
+                "The bundle was left as it was."
+            )
+            raise UserError(msg)
+        file = source.folder / "models" / name
+        rows.append(
+            {
+                "name": name,
+                "file_bytes": file.stat().st_size if file.is_file() else None,
+                "max_abs_difference": compared["max_abs_difference"],
+                "label_agreement": compared["label_agreement"],
+                **costs[name],
+            }
+        )
+    base = build_network({**spec, "dendrites": {}}).eval()
+    return {
+        "format": parity.FORMAT,
+        "written_by": f"perforated_monai {__version__}",
+        "volumes": patches.source,
+        "patch": list(source.shape),
+        "batch": BATCH,
+        "free_axes": "batch" if source.fixed_size else "batch and space",
+        "machine": parity.machine(),
+        "parameters": {"base": count_parameters(base), "total": count_parameters(source.network)},
+        "flops": {
+            "base": count_flops(base, example),
+            "total": count_flops(source.network, example),
+        },
+        "rows": rows,
+    }
+
+
+def _choose(
+    report: dict[str, Any], runs: dict[str, Run], patches: Patches, exclusive: bool, engine: str
+) -> None:
+    if engine != "auto":
+        return
+    tried = {n.removeprefix("engine "): r for n, r in runs.items() if n.startswith("engine ")}
+    name, reason = engines.fastest(tried, patches.batches, exclusive, patches.source)
+    report["engine"] = {"name": name, "reason": reason}
+
+
+# -- reading and writing ---------------------------------------------------------------------
 
 
 def _read_configs(bundle: Path) -> dict[str, Any]:
@@ -103,144 +227,30 @@ def _read_configs(bundle: Path) -> dict[str, Any]:
     return found
 
 
-def _definition(config: dict[str, Any]) -> dict[str, Any]:
-    key = "base_network_def" if "base_network_def" in config else "network_def"
-    # instantiate=False gives MONAI's own item, with references inside it resolved.
-    item = ConfigParser(config).get_parsed_content(key, instantiate=False)
-    definition = item.get_config() if hasattr(item, "get_config") else item
-    if not isinstance(definition, dict) or "_target_" not in definition:
-        msg = f"config.json of the run holds no {key} with a _target_: cannot name the network."
-        raise UserError(msg)
-    return {k: v for k, v in definition.items() if k not in ("_desc_", "_mode_", "_requires_")}
-
-
-def _trained_network(
-    definition: dict[str, Any], best: dict[str, Any]
-) -> tuple[nn.Module, bool]:
-    """The network as it was trained (with the tracker's own layers where it grew), in eval mode."""
-    network = build_network({"format": 1, "base": base_spec(definition), "dendrites": {}})
-    growth = best["growth"]
-    if growth is None:
-        network.load_state_dict(best["network"], strict=True)
-        return network.eval(), False
-    from .tracker import Tracker
-
-    with tempfile.TemporaryDirectory() as folder:
-        tracker = Tracker(network, DendriteConfig.from_dict(growth["config"]), folder)
-        if tracker.layers != growth["layers"]:
-            msg = "The run grew other layers than its configuration names now: cannot rebuild it."
-            raise UserError(msg)
-        tracker.open()
-        try:
-            tracker.load_network(best["network"])
-        finally:
-            tracker.close()
-    return network.eval(), True
-
-
-# -- proof -----------------------------------------------------------------------------------
-
-
-def probe_inputs(shape: tuple[int, ...], count: int = 3, seed: int = 0) -> list[Tensor]:
-    """Smooth random volumes with mean 0 and standard deviation 1, ``(1, C, *space)`` each."""
-    generator = torch.Generator().manual_seed(seed)
-    inputs = []
-    for _ in range(count):
-        noise = torch.randn((1, *shape), generator=generator)
-        pool = nn.functional.avg_pool3d if len(shape) == 4 else nn.functional.avg_pool2d
-        smooth = pool(noise, 5, stride=1, padding=2)
-        mixed = smooth / smooth.std() + 0.3 * noise
-        inputs.append((mixed - mixed.mean()) / mixed.std())
-    return inputs
-
-
-def compare(
-    trained: nn.Module,
-    exported: nn.Module,
-    inputs: list[Tensor],
-    grown: bool,
-    growth: dict[str, Any] | None,
-) -> dict[str, float]:
-    """Largest output difference (absolute, and relative to the largest output) and label agreement.
-
-    A grown network reads its activation from the library's settings, so it runs inside them.
-    """
-    from contextlib import nullcontext
-
-    context: Any = nullcontext()
-    if grown and growth is not None:
-        from .tracker import forward_settings
-
-        context = forward_settings(DendriteConfig.from_dict(growth["config"]))
-    largest = scale = 0.0
-    same = total = 0
-    exported.eval()
-    with torch.no_grad(), context:
-        for x in inputs:
-            a, b = _tensor(trained(x)), _tensor(exported(x))
-            largest = max(largest, float((a - b).abs().max()))
-            scale = max(scale, float(a.abs().max()))
-            same += int((a.argmax(1) == b.argmax(1)).sum())
-            total += a.argmax(1).numel()
-    return {
-        "max_abs_difference": largest,
-        "relative": largest / max(scale, 1.0),
-        "label_agreement": same / total,
-    }
-
-
-def _tensor(output: Any) -> Tensor:
-    return output[0] if isinstance(output, (list, tuple)) else output
-
-
-def _input_shape(metadata: dict[str, Any]) -> tuple[int, ...]:
-    image = metadata["network_data_format"]["inputs"]["image"]
-    return (int(image["num_channels"]), *[int(s) for s in image["spatial_shape"]])
-
-
-# -- writing ---------------------------------------------------------------------------------
-
-
 def _record(
-    spec: dict[str, Any],
-    network: nn.Module,
-    definition: dict[str, Any],
-    best: dict[str, Any],
-    run: Path,
-    difference: dict[str, float],
+    spec: dict[str, Any], network: nn.Module, trained: Trained, difference: dict[str, float]
 ) -> dict[str, Any]:
     plain_base = build_network({**spec, "dendrites": {}})
-    provenance = json.loads((run / "config.json").read_text())
-    events = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-    structure = [e for e in events if e["event"] in ("grow", "accept", "reject")]
     return {
         **spec,
         "written_by": f"perforated_monai {__version__}",
         "parameters": {"base": count_parameters(plain_base), "total": count_parameters(network)},
         "max_abs_difference": difference["max_abs_difference"],
         "label_agreement": difference["label_agreement"],
-        "trained": {
-            "best_epoch": best["epoch"],
-            "epochs": sum(e["event"] == "epoch" for e in events),
-            "validation_dice": best["dice"],
-            "validation_dice_per_class": best["dice_per_class"],
-            "structure_history": structure,
-            "dendrites": best["growth"]["config"] if best["growth"] else None,
-            "versions": provenance["versions"],
-            "manifest_sha256": provenance["manifest_sha256"],
-            "fold": provenance["config"].get("fold"),
-            "seed": provenance["config"].get("seed"),
-        },
+        "trained": trained.record(),
     }
 
 
-def _write(
+def _write_bundle(
+    stage: Path,
     bundle: Path,
     state: dict[str, Tensor],
     record: dict[str, Any],
     configs: dict[str, Any],
     best: dict[str, Any],
 ) -> None:
+    (stage / "models").mkdir()
+    (stage / "configs").mkdir()
     buffer = io.BytesIO()
     torch.save({k: v.contiguous().clone() for k, v in state.items()}, buffer)
     data = buffer.getvalue()
@@ -255,11 +265,26 @@ def _write(
             "spec": spec,
         }
     configs["metadata.json"]["eval_metrics"] = _metrics(configs["metadata.json"], best)
-    (bundle / "models").mkdir(exist_ok=True)
-    write_bytes(bundle / "models" / "model.pt", data)
-    write_json(bundle / "models" / "network.json", record)
+    write_bytes(stage / "models" / "model.pt", data)
+    write_json(stage / "models" / "network.json", record)
     for name, content in configs.items():
-        write_json(bundle / "configs" / name, content, indent=4)
+        write_json(stage / "configs" / name, content, indent=4)
+
+
+def _write_page(stage: Path, bundle: Path, report: dict[str, Any]) -> None:
+    page = bundle / "docs" / "README.md"
+    if page.is_file():
+        (stage / "docs").mkdir()
+        text = page.read_text(encoding="utf-8")
+        table = parity.markdown(report)
+        write_text(stage / "docs" / "README.md", parity.put_between_markers(text, table))
+
+
+def _note_stale_files(stage: Path) -> None:
+    """Formats of former weights beside new ones would be other networks."""
+    names = [f"model.{n}" for n in PACKAGES]
+    names += [engines.INT8_FILE, engines.INT8_FILE.replace(".xml", ".bin")]
+    remove_at_end(stage, [f"models/{n}" for n in names if not (stage / "models" / n).exists()])
 
 
 def _metrics(metadata: dict[str, Any], best: dict[str, Any]) -> dict[str, float]:
@@ -268,4 +293,3 @@ def _metrics(metadata: dict[str, Any], best: dict[str, Any]) -> dict[str, float]
     for i, value in enumerate(best["dice_per_class"] or [], start=1):
         metrics[f"dice_{names.get(str(i), i)}".replace(" ", "_")] = round(value, 4)
     return metrics
-

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,11 @@ from torch.export import Dim
 from .errors import UserError
 from .measure import Run
 
-PACKAGES: dict[str, list[str]] = {"ts": [], "pt2": [], "onnx": ["onnx", "onnxscript", "onnxruntime"]}
+PACKAGES: dict[str, list[str]] = {
+    "ts": [],
+    "pt2": [],
+    "onnx": ["onnx", "onnxscript", "onnxruntime"],
+}
 # Window attention computes its shapes in Python: one spatial size a file, any batch.
 FIXED_SIZE = ("SwinUNETR",)
 
@@ -44,27 +49,40 @@ class Source:
         return torch.randn((2, *self.shape), generator=torch.Generator().manual_seed(0))
 
 
-def choose_formats(formats: str | list[str] | tuple[str, ...] | None) -> list[str]:
-    """Names of formats: those asked for, or with None all whose packages are installed.
+def choose_formats(formats: Sequence[str] | None) -> list[str]:
+    """Those asked for, or with None all whose packages are installed.
 
     Raises:
         UserError: for an unknown name, or a missing package (it names the extra).
     """
     if formats is None:
         return [name for name in PACKAGES if not missing_packages(PACKAGES[name])]
-    names = formats.split(",") if isinstance(formats, str) else list(formats)
-    names = [n.strip().removeprefix("model.") for n in names if n.strip()]
-    for name in names:
+    for name in formats:
         if name not in PACKAGES:
             msg = f"formats takes {', '.join(PACKAGES)}; got {name!r}."
             raise UserError(msg)
-        if missing := missing_packages(PACKAGES[name]):
-            msg = (
-                f"model.{name} needs {', '.join(missing)}: pip install 'perforated-monai[export]', "
-                f"or leave {name} out of --formats."
-            )
-            raise UserError(msg)
-    return names
+        if missing_packages(PACKAGES[name]):
+            raise UserError(_missing(name))
+    return list(formats)
+
+
+def unavailable() -> list[str]:
+    """One sentence for each format whose packages are missing: what they are and the extra."""
+    return [_missing(name) for name in PACKAGES if missing_packages(PACKAGES[name])]
+
+
+def as_list(value: object) -> list[str]:
+    """Names given on the command line: with commas, as a tuple (fire makes one), or "none"."""
+    names = value if isinstance(value, (list, tuple)) else str(value).split(",")
+    return [str(n).strip() for n in names if str(n).strip() not in ("", "none", "None")]
+
+
+def _missing(name: str) -> str:
+    missing = ", ".join(missing_packages(PACKAGES[name]))
+    return (
+        f"model.{name} needs {missing}: pip install 'perforated-monai[export]', "
+        f"or leave {name} out of --formats."
+    )
 
 
 def missing_packages(packages: list[str]) -> list[str]:
@@ -131,9 +149,14 @@ def onnx_session(file: Path) -> Run:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Exporters warn about their own internals; TorchScript is deprecated but what Deploy reads."""
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)  # MONAI's commands list their arguments
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        try:
+            yield
+        finally:
+            logging.disable(before)
 
 
 def _write_ts(source: Source, file: Path) -> None:
@@ -159,7 +182,7 @@ def _write_pt2(source: Source, file: Path) -> None:
 
 
 def _write_onnx(source: Source, file: Path) -> None:
-    program = torch.onnx.export(
+    program: Any = torch.onnx.export(
         exported_program(source),
         dynamo=True,
         input_names=["image"],

@@ -29,6 +29,7 @@ class DendriteHandler:
     tracker at ``EPOCH_COMPLETED``; on growth the optimizer and the scheduler get new contents and
     keep their identity; when the tracker has finished, the trainer is told to stop;
     ``RunHandler`` loads the best network, and ``finish`` turns it into a plain one in place.
+    With several processes the tracker of rank 0 decides, and the others take the network it made.
 
     Args:
         evaluator: the validation engine; its key metric must be higher-is-better in [0, 1].

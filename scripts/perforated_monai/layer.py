@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +31,8 @@ class DendriticLayer(nn.Module):
         count: number of dendrites D >= 1.
         activation: ``sigmoid``, ``tanh``, ``relu`` or ``identity``.
 
-    The output has the dtype of the fused layer's output (bf16 stays bf16). Without gradients the sum
-    is done inside the fused output, which then is the only large buffer.
+    The output has the dtype of the fused layer's output (bf16 stays bf16). Without gradients the
+    sum is done inside the fused output, which then is the only large buffer.
 
     Raises:
         TypeError: for another kind of layer.
@@ -54,7 +55,8 @@ class DendriticLayer(nn.Module):
         self.activation = activation
         self.linear = isinstance(layer, nn.Linear)
         self.groups = 1 if isinstance(layer, nn.Linear) else int(layer.groups)
-        self.channels = int(layer.out_features if self.linear else layer.out_channels)
+        outputs: Any = layer.out_features if self.linear else layer.out_channels
+        self.channels = int(outputs)
         self.fused = widened(layer, count + 1)
         reference = layer.weight
         self.to_output = nn.Parameter(reference.new_zeros(count, self.channels))
@@ -67,8 +69,8 @@ class DendriticLayer(nn.Module):
     def wide(self, x: Tensor) -> Tensor:
         """Main layer and dendrites at once, past PyTorch's slow path where that is safe."""
         if not torch.jit.is_scripting():
-            fused = self.fused
-            if isinstance(fused, nn.Conv3d) and meets_slow_path(fused, x):
+            fused: Any = self.fused
+            if type(fused) is nn.Conv3d and meets_slow_path(fused, x):
                 return torch.mkldnn_convolution(
                     x,
                     fused.weight,
@@ -157,11 +159,11 @@ def meets_slow_path(layer: nn.Conv3d, x: Tensor) -> bool:
 
     torch 2.13 sends a float32 3D convolution of one sample to ``slow_conv3d`` unless
     N·C·D·H > 20480 (aten/src/ATen/native/Convolution.cpp, ``use_mkldnn``: a rule made for 2D);
-    that took 1.4 to 3 times as long. Under autograd, in graphs and on other devices PyTorch decides.
+    that took 1.4 to 3 times as long. Under autograd, in graphs and elsewhere PyTorch decides.
     """
     if torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling():
         return False
-    return (
+    return bool(
         x.dim() == 5
         and x.size(0) == 1
         and x.numel() > 0
@@ -175,14 +177,14 @@ def meets_slow_path(layer: nn.Conv3d, x: Tensor) -> bool:
     )
 
 
-def load_side_by_side(wide: nn.Module, layers: Sequence[nn.Module]) -> None:
+def load_side_by_side(wide: Any, layers: Sequence[Any]) -> None:
     """Fill ``wide``, made by ``widened``, with the weights of several layers, in place."""
     wide.weight.copy_(_side_by_side(wide, [m.weight for m in layers], bias=False))
     if wide.bias is not None:
         wide.bias.copy_(_side_by_side(wide, [m.bias for m in layers], bias=True))
 
 
-def _side_by_side(wide: nn.Module, tensors: list[Tensor], bias: bool) -> Tensor:
+def _side_by_side(wide: Any, tensors: list[Tensor], bias: bool) -> Tensor:
     """Concatenate along the output axis, group by group."""
     if isinstance(wide, _TRANSPOSED) and not bias:
         return torch.cat(tensors, dim=1)  # (C_in, C_out / groups, ...): groups lie on axis 0
@@ -193,7 +195,7 @@ def _side_by_side(wide: nn.Module, tensors: list[Tensor], bias: bool) -> Tensor:
     return torch.cat(stacked, dim=1).flatten(0, 1)
 
 
-def widened(layer: nn.Module, factor: int) -> nn.Module:
+def widened(layer: Any, factor: int) -> nn.Module:
     """The same kind of layer with ``factor`` times the outputs, on the same device and dtype."""
     like = {"device": layer.weight.device, "dtype": layer.weight.dtype}
     bias = layer.bias is not None
@@ -203,7 +205,8 @@ def widened(layer: nn.Module, factor: int) -> nn.Module:
         msg = "transposed convolutions have zero padding only"
         raise TypeError(msg)
     options = {
-        name: copy.copy(getattr(layer, name)) for name in ("stride", "padding", "dilation", "groups")
+        name: copy.copy(getattr(layer, name))
+        for name in ("stride", "padding", "dilation", "groups")
     }
     if isinstance(layer, _TRANSPOSED):
         options["output_padding"] = layer.output_padding

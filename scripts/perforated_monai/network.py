@@ -61,7 +61,9 @@ def load_weights(network: nn.Module, file: str | Path, sha256: str | None = None
     data = Path(file).read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if sha256 is not None and found != sha256:
-        msg = f"{file} must have sha256 {sha256[:16]}…, not {found[:16]}…. Export or fetch it again."
+        msg = (
+            f"{file} must have sha256 {sha256[:16]}…, not {found[:16]}…. Export or fetch it again."
+        )
         raise UserError(msg)
     state = _read_tensors(file, data)
     want = network.state_dict()

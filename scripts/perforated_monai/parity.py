@@ -1,4 +1,4 @@
-"""How far a format's outputs are from the trained network's, what it costs, and the table of both."""
+"""How far a format's outputs are from the trained network's, what it costs, and the table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def outputs(run: Run, batches: list[Tensor]) -> list[Tensor]:
         return [tensor(run(x)).float() for x in batches]
 
 
-def compare(reference: list[Tensor], found: list[Tensor], exclusive: bool = True) -> dict[str, float]:
+def compare(
+    reference: list[Tensor], found: list[Tensor], exclusive: bool = True
+) -> dict[str, float]:
     """Differences between two networks' outputs over the same batches.
 
     Args:
@@ -42,9 +44,10 @@ def compare(reference: list[Tensor], found: list[Tensor], exclusive: bool = True
         ``max_abs_difference``, the same ``relative`` to the largest reference output (at least 1),
         and ``label_agreement``, the share of equal labels.
     """
-    largest = max(float((a - b).abs().max()) for a, b in zip(reference, found, strict=True))
+    both = list(zip(reference, found, strict=True))
+    largest = max(float((a - b).abs().max()) for a, b in both)
     scale = max(float(a.abs().max()) for a in reference)
-    pairs = [(_labels(a, exclusive), _labels(b, exclusive)) for a, b in zip(reference, found)]
+    pairs = [(_labels(a, exclusive), _labels(b, exclusive)) for a, b in both]
     same = sum(int((a == b).sum()) for a, b in pairs)
     total = sum(a.numel() for a, _ in pairs)
     return {

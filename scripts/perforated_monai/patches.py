@@ -1,4 +1,4 @@
-"""Patches of real or phantom volumes, through a bundle's own preprocessing, to compare formats on."""
+"""Patches of real or phantom volumes, through a bundle's own preprocessing."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ def _read(
     image = torch.as_tensor(np.asarray(image), dtype=torch.float32)
     if image.dim() != len(shape) or image.size(0) != shape[0]:
         msg = (
-            f"{Path(volume['image']).name} gives an image of shape {tuple(image.shape)}; the network "
-            f"takes {shape[0]} channels and {len(shape) - 1} axes. Give volumes that fit it."
+            f"{Path(volume['image']).name} gives an image of shape {tuple(image.shape)}; the "
+            f"network takes {shape[0]} channels and {len(shape) - 1} axes. Give others."
         )
         raise UserError(msg)
     return image
@@ -101,7 +101,7 @@ def _read(
 
 def _cut(image: Tensor, shape: tuple[int, ...], count: int) -> list[Tensor]:
     """Up to ``count`` windows of an image, spread over it, as ``(1, C, *space)``."""
-    padded = SpatialPad(shape[1:])(image).as_tensor()
+    padded = torch.as_tensor(SpatialPad(shape[1:])(image)).as_subclass(Tensor)
     slices = dense_patch_slices(padded.shape[1:], shape[1:], shape[1:])
     chosen = np.linspace(0, len(slices) - 1, min(count, len(slices))).round().astype(int)
     return [padded[(slice(None), *slices[i])][None].contiguous() for i in chosen]

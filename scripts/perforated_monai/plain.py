@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +25,9 @@ def make_plain(network: nn.Module, activation: str) -> dict[str, int]:
         UserError: for dendrites on a module that is no layer or block of ``add_dendrites``.
     """
     counts: dict[str, int] = {}
-    wrapped = [(n, m) for n, m in network.named_modules() if type(m).__name__ == "PAINeuronModule"]
+    wrapped: list[tuple[str, Any]] = [
+        (n, m) for n, m in network.named_modules() if type(m).__name__ == "PAINeuronModule"
+    ]
     for name, module in wrapped:
         count = int(module.dendrite_modules_added)
         main = module.main_module
@@ -47,7 +51,7 @@ def make_plain(network: nn.Module, activation: str) -> dict[str, int]:
     return counts
 
 
-def _rows(module: nn.Module, count: int, channels: int) -> Tensor:
+def _rows(module: Any, count: int, channels: int) -> Tensor:
     """v_ij of ``dendrites_to_dendrites``, whose entry i is ``(i, C)`` and entry 0 is empty."""
     entries = module.dendrite_module.dendrites_to_dendrites
     rows = [entries[i].detach().reshape(i, channels) for i in range(1, count)]

@@ -39,7 +39,9 @@ def staged(root: str | Path) -> Iterator[Path]:
         folder.rename(root / _READY)
         finish(root)
     except OSError as error:
-        msg = f"Cannot write {root}: {error.strerror or error}. Free space or choose another folder."
+        msg = (
+            f"Cannot write {root}: {error.strerror or error}. Free space or choose another folder."
+        )
         raise UserError(msg) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import os
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 from monai.bundle import ConfigWorkflow
+
+from perforated_monai.segment import Segmenter, segment_volume
 from segment_bundle import (
     SHIPPED,
     blocks,
@@ -21,8 +22,6 @@ from segment_bundle import (
     save,
     segment,
 )
-
-from perforated_monai.segment import Segmenter, segment_volume
 
 ORIENTATIONS = [
     (order, signs)
@@ -104,7 +103,9 @@ def test_masks_are_those_of_monai_bundle_run(tmp_path):
     """With resampling, every kind of axes, and more windows than one."""
     bundle = make_bundle(tmp_path / "bundle")
     rng = np.random.default_rng(0)
-    for k, (degrees, spacing) in enumerate([(0, (1, 1, 1)), (0, (0.8, 1.2, 1)), (11, (1.5, 1, 0.9))]):
+    for k, (degrees, spacing) in enumerate(
+        [(0, (1, 1, 1)), (0, (0.8, 1.2, 1)), (11, (1.5, 1, 0.9))]
+    ):
         order, signs = ORIENTATIONS[7 * k + 3]
         values = rng.normal(100, 20, (21, 18, 25)).astype(np.int16)
         save(tmp_path / "in" / f"{k}.nii.gz", values, affine_of(order, signs, degrees, spacing))
@@ -145,7 +146,9 @@ def test_thresholded_channels_give_the_masks_of_monai(tmp_path):
     found = labels_of(tmp_path / "out" / "a_seg.nii.gz")
     assert found.shape == (21, 18, 25, 3) and np.array_equal(found, expected)
     assert summary.rows[0]["notes"] == []
-    assert summary.rows[0]["volume_ml_background"] == pytest.approx(found[..., 0].sum() / 1000, abs=1e-4)
+    assert summary.rows[0]["volume_ml_background"] == pytest.approx(
+        found[..., 0].sum() / 1000, abs=1e-4
+    )
 
 
 def test_library_gives_the_mask_of_the_command(tmp_path):
@@ -165,7 +168,7 @@ def test_committed_bundle_gives_the_masks_of_monai_on_real_volumes(tmp_path, hip
     scans = sorted((hippocampus / "imagesTr").glob("*.nii.gz"))[:3]
     (tmp_path / "in").mkdir()
     for scan in scans:
-        os.symlink(scan, tmp_path / "in" / scan.name)
+        (tmp_path / "in" / scan.name).symlink_to(scan)
     summary = segment(tmp_path / "in", tmp_path / "out", SHIPPED)
     assert summary.exit_code == 0 and all(row["notes"] == [] for row in summary.rows)
     for name, mask in monai_masks(SHIPPED, tmp_path / "in", tmp_path / "monai").items():

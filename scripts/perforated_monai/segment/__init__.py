@@ -1,4 +1,4 @@
-"""Segment volumes and folders of scans with a bundle: nothing lost, nothing wrong, little memory."""
+"""Segment volumes and folders of scans with a bundle: nothing lost, nothing wrong."""
 
 from .bundle import Bundle, load_bundle
 from .run import Options, Summary, segment_folder

@@ -13,6 +13,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.inferers import Inferer, SlidingWindowInferer
 from monai.transforms import Activationsd, AsDiscreted, Compose, Invertd
+from monai.utils import ensure_tuple_rep
 from torch import nn
 
 from ..errors import UserError
@@ -64,7 +65,7 @@ class Bundle:
     _config: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def pipeline(self) -> Pipeline:
-        """A new set of transforms: they hold state while they invert, so each thread has its own."""
+        """A new set of transforms; they hold state while they invert: one set a thread."""
         parser = ConfigParser(copy.deepcopy(self._config))
         before = _composed(parser.get_parsed_content("preprocessing"))
         steps = list(_composed(parser.get_parsed_content("postprocessing")).flatten().transforms)
@@ -87,7 +88,8 @@ class Bundle:
     def first_width(self) -> int:
         """Output channels of the network's first convolution; 32 where it has none."""
         network = ConfigParser(copy.deepcopy(self._config)).get_parsed_content("network_def")
-        widths = (m.out_channels for m in network.modules() if hasattr(m, "out_channels"))
+        convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+        widths = (m.out_channels for m in network.modules() if isinstance(m, convolutions))
         return int(next(widths, 32))
 
     @property
@@ -101,7 +103,7 @@ class Bundle:
         if type(found) is not SlidingWindowInferer or found.with_coord:
             return None
         return Windows(
-            roi_size=found.roi_size,
+            roi_size=ensure_tuple_rep(found.roi_size, 3),
             sw_batch_size=found.sw_batch_size,
             overlap=found.overlap,
             mode=str(getattr(found.mode, "value", found.mode)),

@@ -55,7 +55,7 @@ def find_cases(
     left_out: list[str] = []
     if source.is_dir():
         if source.resolve() == output.resolve():
-            msg = f"{output} must not be the input folder: masks would be taken as scans. Choose another."
+            msg = f"{output} must not be the input folder: masks would be taken for scans."
             raise UserError(msg)
         cases = list(_walk(source, output.resolve(), left_out))
     elif not source.exists():
@@ -171,7 +171,9 @@ def _json_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
         images = item.get("image")
         files = [images] if isinstance(images, str) else images
         if not isinstance(files, list) or not all(isinstance(f, str) for f in files):
-            msg = f'{path} must be a list of {{"image": file or files, "case": name}}; got {entry!r}.'
+            msg = (
+                f'{path} must be a list of {{"image": file or files, "case": name}}; got {entry!r}.'
+            )
             raise UserError(msg)
         yield str(item.get("case") or ""), files
 
@@ -190,7 +192,9 @@ def _row_case(path: Path, name: str, files: list[str]) -> Case:
     if found[0].is_dir():
         inside_folder = tuple(sorted(p for p in found[0].iterdir() if p.is_file()))
         return Case(shown(relative), relative.as_posix(), inside_folder, dicom=True)
-    case = _file_case(found[0], relative if not name else relative.with_name(relative.name + ".nii"))
+    case = _file_case(
+        found[0], relative if not name else relative.with_name(relative.name + ".nii")
+    )
     return replace(case, name=shown(relative), files=found)
 
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 import nibabel as nib
 import numpy as np
 
+from ..audit import ERROR, RULES
+from ..audit.volume import Volume
 from ..errors import UserError
 
 LARGEST_HEADER = 540
 MOST_VOXELS = 4_000_000_000  # 16 GB as float32
 AFFINE_TOLERANCE = 1e-4  # mm; as for the mask against its input
-SMALLEST_VOXEL = 1e-4  # mm; smaller ones are errors of unit or damage
 _SIZES = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 
 
@@ -45,23 +46,24 @@ def parse_header(data: bytes, channels: int | None) -> Header:
     Raises:
         UserError: with the rule that is broken, the value found and the cure; no file name.
     """
-    nifti = _decoded(data)
+    nifti, raw = _decoded(data)
     shape = tuple(int(n) for n in nifti.get_data_shape())
     _check_shape(shape, channels)
     _check_type(nifti)
-    affine, notes = _check_geometry(nifti)
+    notes = _geometry_notes(nifti, raw)
     volume = math.prod(shape) * nifti.get_data_dtype().itemsize
     return Header(
         nifti=nifti,
         shape=shape[:3],  # type: ignore[arg-type]
-        affine=affine,
+        affine=np.array(nifti.get_best_affine(), float),
         channels=shape[3] if len(shape) == 4 else 1,
         bytes=int(nifti.get_data_offset()) + volume,
-        notes=notes + _scaling_notes(nifti),
+        notes=notes,
     )
 
 
-def _decoded(data: bytes) -> nib.Nifti1Header:
+def _decoded(data: bytes) -> tuple[nib.Nifti1Header, nib.Nifti1Header]:
+    """The header with nibabel's repairs, and as it stands in the file."""
     if not data:
         msg = "the file is empty. Restore or remove it."
         raise UserError(msg)
@@ -71,14 +73,16 @@ def _decoded(data: bytes) -> nib.Nifti1Header:
         msg = "it must begin with a NIfTI header; it does not. Restore or convert the file."
         raise UserError(msg)
     try:
+        raw = kind(data[: kind.sizeof_hdr], check=False)
         nifti = kind.from_fileobj(io.BytesIO(data))
-        if bytes(nifti["magic"].item())[:2] not in (b"n+", b"ni"):
-            raise ValueError("no NIfTI magic")
+        if bytes(nifti["magic"].item())[:2] != b"n+":
+            msg = "no NIfTI magic"
+            raise ValueError(msg)
         nifti.get_data_dtype(), nifti.get_data_shape()
     except Exception as error:  # nibabel raises KeyError to HeaderDataError, by what is damaged
         msg = f"its header is damaged ({error}). Restore or remove the file."
         raise UserError(msg) from error
-    return nifti
+    return nifti, raw
 
 
 def _check_shape(shape: tuple[int, ...], channels: int | None) -> None:
@@ -119,42 +123,15 @@ def _check_type(nifti: nib.Nifti1Header) -> None:
         raise UserError(msg)
 
 
-def _check_geometry(nifti: nib.Nifti1Header) -> tuple[np.ndarray, list[str]]:
-    """Voxel-to-world affine by NIfTI's order of sform, qform, spacing; and notes."""
+def _geometry_notes(nifti: nib.Nifti1Header, raw: nib.Nifti1Header) -> list[str]:
+    """Rules of the data check on where a volume lies; what is odd but usable becomes a note."""
+    volume = Volume("", header=nifti, raw=raw)
+    told = {"sform-qform", "scaling"} | ({"spacing"} if int(raw["sform_code"]) > 0 else set())
     notes = []
-    sform, qform = int(nifti["sform_code"]), int(nifti["qform_code"])
-    spacing = np.array(nifti["pixdim"][1:4], float)
-    if not sform and not (np.isfinite(spacing).all() and (spacing > 0).all()):
-        msg = f"voxel sizes must be above 0 mm; they are {_short(spacing)}. Correct pixdim."
-        raise UserError(msg)
-    try:
-        affine = np.array(nifti.get_best_affine(), float)
-        other = np.array(nifti.get_qform(), float) if sform and qform else affine
-    except Exception as error:  # a quaternion of no rotation
-        msg = f"its qform is no rotation ({error}). Correct the header."
-        raise UserError(msg) from error
-    if not np.isfinite(affine).all():
-        msg = f"its {'sform' if sform else 'qform'} must be finite; it holds NaN or Inf. Correct it."
-        raise UserError(msg)
-    sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    volume = abs(np.linalg.det(affine[:3, :3]))
-    if sizes.min() < SMALLEST_VOXEL or volume < 1e-3 * sizes.prod():
-        msg = f"its affine must not be singular; axes have {_short(sizes)} mm. Correct the header."
-        raise UserError(msg)
-    if not sform and not qform:
-        notes.append("neither sform nor qform is set: orientation taken as stored, codes kept at 0")
-    difference = float(np.abs(affine - other).max())
-    if not difference <= max(AFFINE_TOLERANCE, 1e-3 * sizes.min()):
-        notes.append(f"sform and qform differ by {difference:.3g}; sform used, both kept")
-    return affine, notes
-
-
-def _scaling_notes(nifti: nib.Nifti1Header) -> list[str]:
-    slope, intercept = float(nifti["scl_slope"]), float(nifti["scl_inter"])
-    if not (math.isfinite(slope) and math.isfinite(intercept)):
-        return ["scl_slope or scl_inter is not finite: values read unscaled"]
-    return []
-
-
-def _short(values: np.ndarray) -> str:
-    return "×".join(f"{v:.3g}" for v in values)
+    for name in ("affine", "spacing", "sform-qform", "orientation", "scaling"):
+        for finding in RULES[name].findings("", volume, None):
+            if finding.severity == ERROR and name not in told:
+                msg = f"it {finding.message}; got {finding.value}. {finding.cure}."
+                raise UserError(msg)
+            notes.append(f"it {finding.message}; got {finding.value}; mask as the scan")
+    return notes

@@ -113,6 +113,7 @@ def _draw_plane(axes, plane, image, masks, spacing, centre, window) -> None:
     axes.set_ylim(0, height)
     axes.set_axis_off()
     style = {"color": "white", "fontsize": 11, "transform": axes.transAxes, "va": "center"}
+    style["path_effects"] = _outlined()
     axes.text(0.02, 0.5, horizontal[0], ha="left", **style)
     axes.text(0.98, 0.5, horizontal[1], ha="right", **style)
     axes.text(0.5, 0.03, vertical[0], ha="center", **style)
@@ -127,7 +128,16 @@ def _draw_scale(axes, width: float, height: float) -> None:
     length = max((s for s in steps if s <= width / 3), default=1)
     x, y = width * 0.04, height * 0.05
     axes.plot([x, x + length], [y, y], color="white", linewidth=2, solid_capstyle="butt")
-    axes.text(x, y + height * 0.02, f"{length} mm", color="white", fontsize=9)
+    axes.text(
+        x, y + height * 0.02, f"{length} mm", color="white", fontsize=9, path_effects=_outlined()
+    )
+
+
+def _outlined() -> list:
+    """White letters stay readable on white matter."""
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=2.5, foreground="black")]
 
 
 def _draw_text(figure, title, names, masks, warnings) -> None:

@@ -21,7 +21,7 @@ def measure_ranges(files: Iterable[str | Path]) -> dict[str, Any]:
     """
     sizes, spacings = [], []
     for file in files:
-        image = nib.load(file)
+        image: Any = nib.load(file)
         size, spacing = extent(image.shape[:3], image.affine)
         sizes.append(size)
         spacings.append(spacing)

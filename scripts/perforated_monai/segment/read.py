@@ -12,7 +12,6 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import torch
 from monai.data import MetaTensor, NibabelReader
 from monai.transforms import EnsureChannelFirst
 from monai.utils import convert_to_dst_type
@@ -98,6 +97,7 @@ def as_scan(images: list[nib.Nifti1Image], header: nib.Nifti1Header | None = Non
     _refuse_not_finite(array)
     tensor = MetaTensor.ensure_torch_and_prune_meta(array, meta, simple_keys=True)
     image = EnsureChannelFirst()(tensor, meta_dict=meta)
+    assert isinstance(image, MetaTensor)
     return Scan(image, np.array(images[0].affine), header)
 
 
@@ -192,7 +192,9 @@ def _refuse_not_finite(array: np.ndarray) -> None:
         for k in range(0, flat.size, _BLOCK)
     )
     if bad:
-        msg = f"values must be finite; {bad:,} of {flat.size:,} voxels are NaN or Inf. Correct them."
+        msg = (
+            f"values must be finite; {bad:,} of {flat.size:,} voxels are NaN or Inf. Correct them."
+        )
         raise UserError(msg)
 
 

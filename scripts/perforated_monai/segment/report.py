@@ -15,6 +15,7 @@ from tqdm import tqdm
 from .table import DONE, FAILED, Row
 
 _MOST_ROWS = 30
+_WIDTH = 120  # of the table where there is no terminal
 
 
 class Report:
@@ -63,7 +64,7 @@ class Report:
         if not self.enabled:
             return
         failed = [row for row in rows if row["status"] == FAILED]
-        console = Console()
+        console = Console(width=None if sys.stdout.isatty() else _WIDTH)
         if shown := rows if len(rows) <= _MOST_ROWS else failed[:_MOST_ROWS]:
             console.print(_table(shown))
         done = [row for row in rows if row["status"] == DONE]
@@ -71,7 +72,7 @@ class Report:
         pace = f", median {statistics.median(seconds):.2f} s in the network" if seconds else ""
         again = f" ({kept} of them kept from before)" if kept else ""
         console.print(
-            Text(f"{len(done)} done{again}, {len(failed)} failed{pace}. Masks and cases.csv: {output}")
+            Text(f"{len(done)} done{again}, {len(failed)} failed{pace}. Output: {output}")
         )
 
 
@@ -82,7 +83,9 @@ def _table(rows: list[Row]) -> Table:
     table.add_column("case", overflow="fold")
     table.add_column("status")
     for name in columns:
-        table.add_column(name.removeprefix("volume_ml_").replace("_", " ") + "\nmL", justify="right")
+        table.add_column(
+            name.removeprefix("volume_ml_").replace("_", " ") + "\nmL", justify="right"
+        )
     for name in ("confidence", "seconds"):
         table.add_column(name, justify="right")
     table.add_column("reason, notes", overflow="fold")

@@ -124,8 +124,8 @@ class _Run:
     def all(self) -> Summary:
         """Every case, in order; the table is complete when it returns."""
         if self.options.resume:
-            rows = self.log.read().values()
-            self.earlier = {row["case"]: row for row in rows if row.get("status") == DONE}
+            earlier = self.log.read()
+            self.earlier = {k: row for k, row in earlier.items() if row.get("status") == DONE}
         self.log.open(self.earlier.values())
         kept = 0
         with futures.ThreadPoolExecutor(1) as writer, self.report:
@@ -326,7 +326,9 @@ class _Run:
 
 def _without_folders(text: str) -> str:
     """Absolute paths cut to their last part."""
-    words = [w.rsplit("/", 1)[-1] if w.strip("'\"(").startswith("/") else w for w in text.split(" ")]
+    words = [
+        w.rsplit("/", 1)[-1] if w.strip("'\"(").startswith("/") else w for w in text.split(" ")
+    ]
     return " ".join(words)[:500]
 
 
@@ -365,6 +367,7 @@ def _locked(output: Path) -> Iterator[None]:
         msg = f"{output} is in use by another run. Wait for it, or choose another folder."
         raise UserError(msg) from None
     except OSError as error:
-        msg = f"{output} cannot be written ({error.strerror}). Correct its rights or choose another."
+        msg = (
+            f"{output} cannot be written ({error.strerror}). Correct its rights or choose another."
+        )
         raise UserError(msg) from error
-

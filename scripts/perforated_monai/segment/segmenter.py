@@ -116,7 +116,7 @@ class Segmenter:
         self.device = _device(device)
         self.probabilities, self.memory_limit = probabilities, memory_limit
         self.allow_out_of_range = allow_out_of_range
-        self.settings = {"engine": engine, "overlap": overlap, "tta": tta}
+        self.settings: dict[str, Any] = {"engine": engine, "overlap": overlap, "tta": tta}
         self.predict = make_predictor(self.bundle, engine, self.device, tta)
         self._fallback: Predictor | None = None
         self._activations = activation_bytes(self.bundle.first_width())
@@ -142,7 +142,7 @@ class Segmenter:
         return Prepared(data, scan.shape, scan.affine, notes)
 
     def check_memory(self, voxels: int) -> None:
-        """Refuse a volume that cannot be read and preprocessed: it is copied three times as float32.
+        """Refuse what cannot be read and preprocessed: a volume is copied three times as float32.
 
         Raises:
             UserError: naming what it takes and what is free.
@@ -170,7 +170,9 @@ class Segmenter:
         image = prepared.data[IMAGE]
         inputs = torch.as_tensor(image)[None]
         if pipeline.discretise is None or windows is None:
-            prepared.notes.append("the bundle needs whole logits: MONAI's own path, with its memory")
+            prepared.notes.append(
+                "the bundle needs whole logits: MONAI's own path, with its memory"
+            )
             return self._whole(prepared, inputs, pipeline)
         windows = self._fitted(windows, prepared, tuple(inputs.shape[2:]))
         try:
@@ -182,7 +184,7 @@ class Segmenter:
         return Predicted(prepared, labels, reducer.confidence, True, reducer.probabilities)
 
     def restore(self, predicted: Predicted) -> Segmentation:
-        """Bring a prediction back to the grid of its volume, through the bundle's postprocessing."""
+        """Bring a prediction back to the grid of its volume by the bundle's postprocessing."""
         prepared, pipeline = predicted.prepared, self._pipeline()
         image = prepared.data[IMAGE]
         pred = MetaTensor(predicted.pred, meta=image.meta, applied_operations=[])
@@ -197,7 +199,10 @@ class Segmenter:
         if predicted.probabilities is not None:
             probabilities = _inverted(predicted.probabilities, prepared, pipeline)
         return Segmentation(
-            _channels_last(labels.astype(dtype)), predicted.confidence, probabilities, prepared.notes
+            _channels_last(labels.astype(dtype)),
+            predicted.confidence,
+            probabilities,
+            prepared.notes,
         )
 
     def _pipeline(self) -> Pipeline:
@@ -225,7 +230,7 @@ class Segmenter:
             if free is None or need <= free:
                 break
         else:
-            msg = f"it needs about {as_text(need)} of memory; {as_text(free)} are free. Crop it."
+            msg = f"it needs about {as_text(need)} ; {as_text(free or 0)} are free. Crop it."
             raise UserError(msg)
         if batch < windows.sw_batch_size:
             prepared.notes.append(
@@ -246,8 +251,8 @@ class Segmenter:
             except torch.OutOfMemoryError:
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
-                where = "its sums" if buffers.type != "cpu" else "the network"
-                notes.append(f"{device.type} out of memory: {where} moved to the CPU")
+                where = "its sums" if buffers != cpu else "the network"
+                notes.append(f"{device} out of memory: {where} moved to the CPU")
         msg = "it does not fit into the memory of device or CPU. Crop or resample it."
         raise UserError(msg)
 
@@ -300,10 +305,9 @@ class _Shifted:
 
     def __call__(self, logits: Tensor, where: tuple[slice, ...]) -> None:
         moved = [
-            slice(w.start + b.start, w.stop + b.start)
-            for w, b in zip(where, self.box, strict=True)
+            slice(w.start + b.start, w.stop + b.start) for w, b in zip(where, self.box, strict=True)
         ]
-        self.reducer(logits, (moved[0], moved[1], moved[2]))
+        self.reducer(logits, tuple(moved))
 
 
 def _foreground(inputs: Tensor, windows: Windows) -> tuple[slice, ...] | None:
@@ -337,7 +341,8 @@ def _inverted(probabilities: np.ndarray, prepared: Prepared, pipeline: Pipeline)
     tensor: Any = MetaTensor(torch.as_tensor(probabilities), meta=prepared.data[IMAGE].meta)
     if found is not None:
         invert = Invertd(_PROBABILITY, found.transform, found.orig_keys[0], nearest_interp=False)
-        tensor = invert({**prepared.data, _PROBABILITY: tensor})[_PROBABILITY]
+        data: dict[Any, Any] = dict(prepared.data)
+        tensor = invert({**data, _PROBABILITY: tensor})[_PROBABILITY]
     return np.moveaxis(_on_grid(tensor, prepared), 0, -1)
 
 
@@ -372,4 +377,3 @@ def _device(device: str | torch.device | None) -> torch.device:
         msg = f"device {device!r} needs a GPU; torch finds none. Use --device cpu."
         raise UserError(msg)
     return found
-

@@ -12,7 +12,7 @@ from monai.utils import PytorchPadMode, ensure_tuple_rep, fall_back_tuple, look_
 from torch import Tensor
 from torch.nn import functional
 
-Where = tuple[slice, slice, slice]
+Where = tuple[slice, ...]
 
 
 class NotStitchableError(Exception):
@@ -109,10 +109,9 @@ class _Rows:
         self.roi = tuple(out.shape[2:])
         self.weight = weight.to(out.device)
         channels = out.shape[1] + 1
-        like = {"dtype": weight.dtype, "device": out.device}
-        self.row = torch.zeros(channels, self.roi[0], self.roi[1], size[2], **like)
+        self.row = self.weight.new_zeros(channels, self.roi[0], self.roi[1], size[2])
         depth = _carried(self.starts[0], self.roi[0])
-        self.carry = torch.zeros(channels, depth, size[1], size[2], **like)
+        self.carry = self.weight.new_zeros(channels, depth, size[1], size[2])
         self.i = self.j = 0
 
     def add(self, where: Where, part: Tensor) -> None:

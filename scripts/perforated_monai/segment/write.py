@@ -60,7 +60,9 @@ def write_mask(
         cause = error.__cause__
         if not isinstance(cause, OSError):
             raise
-        msg = f"its mask cannot be written ({cause.strerror or cause}). Free space and use --resume."
+        msg = (
+            f"its mask cannot be written ({cause.strerror or cause}). Free space and use --resume."
+        )
         raise UserError(msg) from error
 
 
@@ -76,7 +78,7 @@ def verify_mask(
         with gzip.open(path) as packed:
             data = packed.read()
         written = _image_class(header).from_bytes(data)
-        voxels = written.dataobj.get_unscaled()
+        voxels = written.dataobj.get_unscaled()  # type: ignore[attr-defined]
     except (EOFError, OSError, ValueError, nib.filebasedimages.ImageFileError) as error:
         msg = f"its mask does not read back ({error}). Check the disk and run again."
         raise UserError(msg) from None

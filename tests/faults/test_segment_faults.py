@@ -1,0 +1,469 @@
+"""Faults 28 to 42, 58 and 59: what can go wrong while segmenting; one test a number.
+
+The bundle's network labels each voxel with its rounded value, so the right mask is known.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import gzip
+import json
+import os
+import resource
+import shutil
+import signal
+import struct
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from harness import in_child
+from perforated_monai.errors import UserError
+from perforated_monai.segment import Segmenter, write
+from perforated_monai.segment.run import Options, segment_folder
+from segment_bundle import (
+    blocks,
+    labels_of,
+    make_rounding_bundle,
+    reasons,
+    save,
+    save_weights,
+    segment,
+)
+
+GOOD = ("good1.nii.gz", "good2.nii")
+NOBODY = 65534
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory) -> Segmenter:
+    return Segmenter(make_rounding_bundle(tmp_path_factory.mktemp("bundle") / "b"), device="cpu")
+
+
+@pytest.fixture
+def scans(tmp_path) -> Path:
+    """Two good volumes, for bad ones to be put beside."""
+    for seed, name in enumerate(GOOD):
+        save(tmp_path / "in" / name, blocks(seed=seed))
+    return tmp_path / "in"
+
+
+def good_masks_are_right(output: Path) -> None:
+    for seed, name in enumerate(GOOD):
+        stem = name.split(".")[0]
+        assert np.array_equal(labels_of(output / f"{stem}_seg.nii.gz"), np.round(blocks(seed=seed)))
+
+
+def refuses(scans: Path, segmenter: Segmenter, expected: dict[str, str]) -> None:
+    """k bad files of N give N - k right masks, k named reasons and exit code 3."""
+    output = scans.parent / "out"
+    summary = segment(scans, output, segmenter)
+    found = reasons(summary)
+    assert sorted(found) == sorted(expected)
+    for name, reason in expected.items():
+        assert reason in found[name], (name, found[name])
+        assert str(scans.parent) not in found[name]
+        assert not list(output.rglob(f"{name.split('.')[0]}_seg*"))
+    good_masks_are_right(output)
+    assert summary.exit_code == 3
+    assert len(summary.rows) == len(GOOD) + len(expected)
+
+
+def packed(values: np.ndarray) -> bytes:
+    return gzip.compress(nib.Nifti1Image(values, np.eye(4)).to_bytes(), mtime=0)
+
+
+def test_28_bad_files_do_not_cost_the_others(scans, segmenter):
+    whole = packed(blocks(seed=5))
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 0x10
+    (scans / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    (scans / "tail.nii.gz").write_bytes(whole[:-6])
+    (scans / "flip.nii.gz").write_bytes(bytes(flipped))
+    (scans / "empty.nii").write_bytes(b"")
+    (scans / "text.nii.gz").write_bytes(b"not a scan at all")
+    (scans / "plain.nii").write_bytes(gzip.decompress(whole)[:-900])
+    expected = {
+        "cut.nii.gz": "cut",
+        "tail.nii.gz": "cut",
+        "flip.nii.gz": "damaged",
+        "empty.nii": "empty",
+        "text.nii.gz": "damaged",
+        "plain.nii": "ends after",
+    }
+    refuses(scans, segmenter, expected)
+
+
+def test_28_every_bit_flip_in_a_gzip_file_is_caught_or_harmless(scans, segmenter):
+    """MONAI and nibabel let 279 of 300 pass as different data."""
+    from perforated_monai.segment.read import read_nifti
+
+    whole = packed(np.round(blocks(seed=5)))
+    rng = np.random.default_rng(0)
+    caught = 0
+    for position in rng.integers(0, len(whole), 300):
+        flipped = bytearray(whole)
+        flipped[position] ^= 1 << int(rng.integers(8))
+        (scans / "flip.nii.gz").write_bytes(bytes(flipped))
+        try:
+            found = read_nifti([scans / "flip.nii.gz"], 1)
+        except UserError:
+            caught += 1
+        else:  # a bit of the gzip header that says nothing about the data
+            assert position < 10
+            assert np.array_equal(found.image[0].numpy(), np.round(blocks(seed=5)))
+    assert caught > 280
+
+
+def test_29_killed_while_running_leaves_only_whole_masks_and_goes_on(tmp_path, segmenter):
+    kill_and_resume(tmp_path, segmenter, kills=3)
+
+
+@pytest.mark.slow
+def test_29_two_hundred_kills(tmp_path, segmenter):
+    kill_and_resume(tmp_path, segmenter, kills=200)
+
+
+def kill_and_resume(tmp_path: Path, segmenter: Segmenter, kills: int, cases: int = 12) -> None:
+    for k in range(cases):
+        save(tmp_path / "in" / f"p{k % 3}" / f"{k}.nii.gz", blocks(seed=k))
+    start = time.perf_counter()
+    segment(tmp_path / "in", tmp_path / "whole", segmenter)
+    duration = time.perf_counter() - start
+    expected = masks_of(tmp_path / "whole")
+    rng = np.random.default_rng(0)
+    output, hits = tmp_path / "out", 0
+    for _ in range(kills):
+        pid = os.fork()
+        if pid == 0:
+            with contextlib.suppress(BaseException):
+                segment(tmp_path / "in", output, segmenter, resume=True)
+            os._exit(0)
+        time.sleep(float(rng.uniform(0, duration)))
+        os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        hits += os.WIFSIGNALED(status)
+        found = masks_of(output)
+        assert found.items() <= expected.items()  # whole, right and nothing else
+        if len(found) == cases:
+            shutil.rmtree(output)
+    assert hits > 0
+    summary = segment(tmp_path / "in", output, segmenter, resume=True)
+    assert summary.exit_code == 0 and masks_of(output) == expected
+    assert not list(output.rglob("*.tmp"))
+    assert [row["status"] for row in summary.rows] == ["done"] * cases
+    rows = (output / "cases.csv").read_text().splitlines()
+    assert (
+        len(rows) == cases + 1 and len((output / "cases.jsonl").read_text().splitlines()) == cases
+    )
+
+
+def masks_of(output: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(output)): p.read_bytes() for p in output.rglob("*_seg.nii.gz")}
+
+
+def test_30_full_disk_leaves_no_truncated_mask(scans, segmenter):
+    """A file-size limit fails a write as a full disk does, after some bytes went through."""
+    large = np.random.default_rng(0).integers(0, 3, (60, 60, 60)).astype("f4")
+    save(scans / "large.nii.gz", large)
+    output = scans.parent / "out"
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))
+        summary = segment(scans, output, segmenter)
+        assert summary.exit_code == 3
+        assert list(reasons(summary)) == ["large.nii.gz"]
+        assert "cannot be written" in reasons(summary)["large.nii.gz"]
+
+    assert in_child(limited) == 0
+    good_masks_are_right(output)
+    assert not list(output.glob("*large*")) and not list(output.glob(".*.tmp"))
+
+
+def test_31_two_files_of_one_name_keep_their_folders(scans, segmenter):
+    for k in (1, 2):
+        save(scans / f"p{k}" / "ct.nii.gz", blocks(seed=10 + k))
+    output = scans.parent / "out"
+    assert segment(scans, output, segmenter).exit_code == 0
+    for k in (1, 2):
+        found = labels_of(output / f"p{k}" / "ct_seg.nii.gz")
+        assert np.array_equal(found, np.round(blocks(seed=10 + k)))
+
+
+@pytest.mark.parametrize("wrong", ["voxel", "affine", "code", "type", "shape", "cut"])
+def test_32_mask_that_reads_back_differently_gets_no_name(wrong, tmp_path):
+    labels = np.round(blocks()).astype(np.uint8)
+    affine = np.diag([1.0, 2.0, 3.0, 1.0])
+    path = tmp_path / "m_seg.nii.gz"
+    write.write_mask(path, labels, affine)
+    header = nib.load(path).header
+    write.verify_mask(path, labels, affine, header)
+    other = labels.copy()
+    if wrong == "voxel":
+        other[3, 3, 3] += 1
+    elif wrong == "affine":
+        affine = affine + 2e-4
+    elif wrong == "code":
+        header["qform_code"] = 3
+    elif wrong == "type":
+        other = labels.astype(np.uint16)
+    elif wrong == "shape":
+        other = labels[:-1]
+    else:
+        path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(UserError, match=r"read(s)? back"):
+        write.verify_mask(path, other, affine, header)
+
+
+def test_33_more_than_255_labels(tmp_path):
+    bundle = make_rounding_bundle(tmp_path / "b", outputs=302)
+    values = blocks()
+    values[0, 0, :2] = 300, 301
+    save(tmp_path / "in" / "many.nii", values)
+    assert segment(tmp_path / "in", tmp_path / "out", bundle).exit_code == 0
+    mask = nib.load(tmp_path / "out" / "many_seg.nii.gz")
+    assert mask.get_data_dtype() == np.uint16
+    assert np.array_equal(np.asarray(mask.dataobj), np.round(values))
+
+
+def test_34_nan_and_inf_in_image_or_network(scans, segmenter, tmp_path):
+    for name, value in (("nan", np.nan), ("inf", np.inf), ("huge", 1e300)):
+        values = blocks(seed=9).astype(np.float64)
+        values[:2, 3] = value
+        save(scans / f"{name}.nii.gz", values)
+    refuses(scans, segmenter, dict.fromkeys(["nan.nii.gz", "inf.nii.gz", "huge.nii.gz"], "finite"))
+    broken = make_rounding_bundle(tmp_path / "broken")
+    state = torch.load(broken / "models" / "model.pt", weights_only=True)
+    state["model.0.conv.weight"].fill_(torch.inf)
+    save_weights(broken, state)
+    summary = segment(scans, tmp_path / "none", broken)
+    assert summary.exit_code == 1 and "NaN or Inf" in reasons(summary)["good2.nii"]
+    assert masks_of(tmp_path / "none") == {}
+
+
+def test_35_affine_singular_not_finite_or_in_conflict(scans, segmenter):
+    values = blocks(seed=7)
+    save(scans / "singular.nii.gz", values, srow_x=[0, 0, 0, 0])
+    save(scans / "nan.nii.gz", values, srow_y=[0, np.nan, 0, 0])
+    zero = save(scans / "zero.nii", values, sform_code=0, qform_code=1)
+    data = bytearray(zero.read_bytes())
+    data[80:84] = bytes(4)  # pixdim[1], which nibabel would repair while saving
+    zero.write_bytes(data)
+    expected = {
+        "singular.nii.gz": "invertible affine",
+        "nan.nii.gz": "NaN",
+        "zero.nii": "above 0 mm",
+    }
+    refuses(scans, segmenter, expected)
+    flagged = scans.parent / "flagged"
+    save(flagged / "conflict.nii.gz", values, qform_code=1, qoffset_x=40)
+    save(flagged / "none.nii.gz", values, qform_code=0, sform_code=0)
+    summary = segment(flagged, scans.parent / "out2", segmenter)
+    assert summary.exit_code == 0
+    assert "sform and a qform that agree; got 40 voxels" in summary.rows[0]["notes"][0]
+    assert "by sform or qform; got neither" in summary.rows[1]["notes"][0]
+    for name in ("conflict", "none"):  # nothing about the geometry is changed, nor made up
+        scan = nib.load(flagged / f"{name}.nii.gz").header
+        mask = nib.load(scans.parent / "out2" / f"{name}_seg.nii.gz").header
+        for key in ("sform_code", "qform_code", "srow_x", "srow_y", "srow_z", "qoffset_x"):
+            assert np.array_equal(scan[key], mask[key]), key
+        assert np.array_equal(scan.get_best_affine(), mask.get_best_affine())
+
+
+def test_36_other_dimensions_and_types_are_refused_by_the_header(scans, segmenter):
+    values = np.round(blocks(seed=7))
+    rgb = np.zeros(values.shape, [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    save(scans / "two.nii.gz", values[..., 0])
+    save(scans / "four.nii.gz", np.stack([values, values], -1))
+    save(scans / "five.nii.gz", values[..., None, None].repeat(2, -1))
+    save(scans / "rgb.nii.gz", rgb)
+    save(scans / "complex.nii.gz", values.astype(np.complex64))
+    expected = {
+        "two.nii.gz": "2-D",
+        "four.nii.gz": "needs 1 channel",
+        "five.nii.gz": "5-D",
+        "rgb.nii.gz": "RGB",
+        "complex.nii.gz": "complex",
+    }
+    refuses(scans, segmenter, expected)
+    slices = scans.parent / "slices"
+    save(slices / "one.nii.gz", values[..., 4:5])
+    save(slices / "volume.nii.gz", values[..., None])
+    assert segment(slices, scans.parent / "out2", segmenter).exit_code == 0
+    assert np.array_equal(labels_of(scans.parent / "out2" / "one_seg.nii.gz"), values[..., 4:5])
+    assert np.array_equal(labels_of(scans.parent / "out2" / "volume_seg.nii.gz"), values)
+
+
+def test_37_bombs_are_refused_before_they_are_read(scans, segmenter):
+    header = nib.Nifti1Header()
+    header.set_data_shape((30000, 30000, 30000))
+    header.set_data_dtype(np.uint8)
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    (scans / "header.nii.gz").write_bytes(gzip.compress(header.binaryblock + bytes(4)))
+    zeros = gzip.compress(bytes(1_000_000)) * 216  # gzip members follow each other
+    for name, side in (("zeros", 600), ("longer", 10)):
+        header.set_data_shape((side, side, side))
+        head = gzip.compress(header.binaryblock + bytes(4))
+        (scans / f"{name}.nii.gz").write_bytes(head + zeros)
+    start = time.perf_counter()
+    expected = {"header.nii.gz": "voxels", "zeros.nii.gz": "gzip", "longer.nii.gz": "goes on"}
+    refuses(scans, segmenter, expected)
+    assert time.perf_counter() - start < 20
+
+
+def test_37_a_scan_that_does_not_fit_memory_is_refused_or_done_with_fewer_windows(tmp_path):
+    bundle = make_rounding_bundle(tmp_path / "b")
+    values = blocks((40, 40, 40))
+    small = Segmenter(bundle, device="cpu", memory_limit=100_000)
+    with pytest.raises(UserError, match=r"needs about .* of memory"):
+        small(values, np.eye(4))
+    tight = Segmenter(bundle, device="cpu", memory_limit=500_000)
+    found = tight(values, np.eye(4))
+    assert np.array_equal(found.labels, np.round(values))
+    assert any("windows at a time" in note for note in found.notes)
+
+
+def test_38_out_of_device_memory_moves_to_the_cpu_and_says_so(scans, segmenter, tmp_path):
+    """To torch cpu:0 is another device than cpu: it stands for a GPU that is full."""
+    fragile = Segmenter(segmenter.bundle, device="cpu:0")
+
+    def exhausted(windows: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError(f"{tuple(windows.shape)} does not fit")
+
+    fragile.predict = exhausted
+    summary = segment(scans, tmp_path / "out", fragile)
+    assert summary.exit_code == 0
+    good_masks_are_right(tmp_path / "out")
+    for row in summary.rows:
+        assert any("moved to the CPU" in note for note in row["notes"])
+
+
+def test_40_a_plain_file_beside_its_gzip_twin(scans, segmenter):
+    save(scans / "twin.nii", blocks(seed=7))
+    save(scans / "twin.nii.gz", blocks(seed=8))
+    expected = {"twin.nii": "twin.nii.gz", "twin.nii.gz": "twin.nii"}
+    refuses(scans, segmenter, expected)
+    segment(scans / "twin.nii", scans.parent / "one", segmenter)  # named: read
+    assert np.array_equal(
+        labels_of(scans.parent / "one" / "twin_seg.nii.gz"), np.round(blocks(seed=7))
+    )
+
+
+@contextlib.contextmanager
+def open_to_nobody() -> Iterator[Path]:
+    """A folder that a user without rights can enter; pytest's own cannot be."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
+
+
+def as_nobody(work: Callable[[], None]) -> int:
+    """Run in a child without root's rights, for whom no permission is missing."""
+
+    def run() -> None:
+        if os.getuid() == 0:
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+        work()
+
+    return in_child(run)
+
+
+def test_41_unreadable_files_and_folders_are_named(segmenter):
+    with open_to_nobody() as root:
+        for seed, name in enumerate(GOOD):
+            save(root / "in" / name, blocks(seed=seed))
+        save(root / "in" / "secret.nii", blocks()).chmod(0)
+        save(root / "in" / "closed" / "a.nii", blocks())
+        (root / "in" / "closed").chmod(0)
+
+        def run() -> None:
+            summary = segment(root / "in", root / "out", segmenter)
+            assert summary.exit_code == 3
+            found = reasons(summary)
+            assert sorted(found) == ["closed", "secret.nii"]
+            assert all("Permission denied" in reason for reason in found.values())
+            good_masks_are_right(root / "out")
+
+        assert as_nobody(run) == 0
+        (root / "in" / "closed").chmod(0o755)
+
+
+def test_42_read_only_output_is_refused_before_the_first_case(segmenter):
+    with open_to_nobody() as root:
+        save(root / "in" / "a.nii", blocks())
+        (root / "out").mkdir()
+        (root / "out").chmod(0o555)
+
+        def run() -> None:
+            read: list[object] = []
+            watched = copy.copy(segmenter)
+            watched.check_range = lambda *a: read.append(a) or []
+            with pytest.raises(UserError, match=r"cannot be written.*Permission denied"):
+                segment(root / "in", root / "out", watched)
+            assert read == []
+
+        assert as_nobody(run) == 0
+        (root / "out").chmod(0o755)
+
+
+def test_58_shell_characters_in_names_are_text(tmp_path, segmenter, capfd):
+    names = [
+        "a;rm -rf x",
+        "$(touch pwned)",
+        "new\nline",
+        "`id`",
+        "quote'\"",
+        "[red]bold[/red]",
+        "\x1b[31mansi",
+        "-rf",
+        "ünï cödé",
+        "=1+1",
+        os.fsdecode(b"latin\xe9"),
+    ]
+    for seed, name in enumerate(names):
+        save(tmp_path / "in" / f"{name}.nii", blocks(seed=seed))
+    (tmp_path / "in" / "bad;\x1b[31m.nii").write_bytes(b"x")
+    summary = segment_folder(tmp_path / "in", tmp_path / "out", segmenter, Options(progress=True))
+    assert summary.exit_code == 3 and len(summary.failed) == 1
+    for seed, name in enumerate(names):
+        found = labels_of(tmp_path / "out" / f"{name}_seg.nii.gz")
+        assert np.array_equal(found, np.round(blocks(seed=seed)))
+    lines = (tmp_path / "out" / "cases.jsonl").read_text().splitlines()
+    assert len({json.loads(line)["case"] for line in lines}) == len(names) + 1
+    assert len((tmp_path / "out" / "cases.csv").read_text().splitlines()) == len(names) + 2
+    shown = capfd.readouterr()
+    assert "\x1b[31m" not in shown.out + shown.err and "[red]" in shown.out
+    assert not list(tmp_path.rglob("pwned")) and not Path("pwned").exists()
+
+
+def test_59_no_patient_data_in_what_is_written(tmp_path, segmenter, capfd):
+    secret = "DOE^JANE"
+    image = nib.Nifti1Image(blocks(), np.eye(4))
+    image.header["descrip"] = image.header["aux_file"] = secret
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", secret.encode()))
+    path = tmp_path / "in" / secret / f"{secret}.nii"
+    path.parent.mkdir(parents=True)
+    nib.save(image, path)
+    bad = bytearray(path.read_bytes())
+    bad[70:72] = struct.pack("<h", 9999)
+    (tmp_path / "in" / f"{secret}2.nii").write_bytes(bytes(bad))
+    options = Options(anonymous=True, preview=True)
+    summary = segment_folder(tmp_path / "in", tmp_path / "out", segmenter, options)
+    assert summary.exit_code == 3
+    written = [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
+    assert len([p for p in written if p.suffix in (".gz", ".png", ".csv", ".jsonl")]) == 4
+    for file in written:
+        data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        assert secret.encode() not in data
+        assert str(tmp_path).encode() not in data
+        assert secret not in str(file.relative_to(tmp_path))
+    shown = capfd.readouterr()
+    assert secret not in shown.out + shown.err
