@@ -95,6 +95,13 @@ def blocks(shape: tuple[int, ...] = (14, 12, 10), seed: int = 0) -> np.ndarray:
     return values + np.random.default_rng(seed).uniform(-0.3, 0.3, shape).astype("f4")
 
 
+def rotation(degrees: float) -> np.ndarray:
+    a, b = np.radians([degrees, degrees / 2])
+    x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
+    return x @ z
+
+
 def save(path: Path, values: np.ndarray, affine: np.ndarray | None = None, **header: Any) -> Path:
     """Write a NIfTI file and then change fields of its header."""
     path.parent.mkdir(parents=True, exist_ok=True)

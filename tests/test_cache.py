@@ -23,8 +23,8 @@ from monai.transforms import (
     Spacingd,
     SpatialPadd,
 )
-from msd import image_of, label_of, save
 
+from msd import image_of, label_of, save
 from perforated_monai import CaseDataset, UserError
 from perforated_monai.cache import DiskCache
 from perforated_monai.fingerprint import transform_hash
@@ -69,8 +69,10 @@ def dataset(cases: list[dict], tmp_path: Path, **changes) -> CaseDataset:
 
 
 def same(a: object, b: object) -> bool:
-    if isinstance(a, torch.Tensor) or isinstance(a, np.ndarray):
-        return type(a) is type(b) and a.dtype == b.dtype and bool(np.array_equal(a, b, equal_nan=True))
+    if isinstance(a, (torch.Tensor, np.ndarray)):
+        return (
+            type(a) is type(b) and a.dtype == b.dtype and bool(np.array_equal(a, b, equal_nan=True))
+        )
     if isinstance(a, dict):
         return list(a) == list(b) and all(same(a[k], b[k]) for k in a)
     if isinstance(a, (list, tuple)):
@@ -208,6 +210,7 @@ def test_every_flipped_byte_is_noticed(cases, tmp_path, capsys):
 
 def test_an_entry_that_would_run_code_is_not_loaded(cases, tmp_path, capsys):
     """Its checksum is right; only `weights_only` stands between it and the process."""
+
     class Evil:
         def __reduce__(self):
             return Path.touch, (tmp_path / "ran",)
@@ -237,7 +240,7 @@ def test_training_goes_on_where_the_cache_cannot_be_written(cases, tmp_path, cap
 
 def test_a_cache_folder_that_cannot_be_made_is_refused(cases, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cache_dir .*file/cache cannot be made"):
+    with pytest.raises(UserError, match=r"cache_dir .*file/cache cannot be made"):
         CaseDataset(cases, steps(), cache_dir=tmp_path / "file/cache")
 
 

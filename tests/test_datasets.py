@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from msd import fill, image_of, label_of, problems, save
 
+from msd import fill, image_of, label_of, problems, save
 from perforated_monai.datasets import datalist, find_volumes
 from perforated_monai.errors import UserError
 from perforated_monai.manifest import FOLDS
@@ -136,7 +136,7 @@ BROKEN_FOLDERS = {
     "no imagesTr/case_00": lambda root: (root / "imagesTr/case_00.nii.gz").unlink(),
     "2 channels (shape (4, 5, 6, 2)), expected 1 channels": with_channels,
     "must have the shape of its image; got (4, 5, 5), imagesTr": with_label_shape,
-    "must be 3-D with two or more voxels a side (an image also 4-D); got (4, 5, 6, 2)": with_label_channels,
+    "a side (an image also 4-D); got (4, 5, 6, 2)": with_label_channels,
     "must be 3-D with two or more voxels a side (an image also 4-D); got (4, 5).": as_slices,
     "the affine of its image to 0.001 mm; got a difference of 0.002": with_label_shift,
     "must have a finite, invertible affine; got NaN": with_nan_affine,

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness import BUNDLE, history, train, workflow
 from ignite.engine import Events
 
+from harness import BUNDLE, history, train, workflow
 from perforated_monai import DendriteHandler, UserError
 from perforated_monai.optim import assert_complete
 from perforated_monai.tracker import wrapped_modules
@@ -26,7 +26,9 @@ def grown(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
     trainer = made.parser.get_parsed_content("train::trainer")
     optimizer, scheduler = trainer.optimizer, made.parser.get_parsed_content("lr_scheduler")
     handler = next(
-        h for h in made.parser.get_parsed_content("train::handlers") if isinstance(h, DendriteHandler)
+        h
+        for h in made.parser.get_parsed_content("train::handlers")
+        if isinstance(h, DendriteHandler)
     )
     seen: dict = {"growths": [], "lr": {}, "out": out, "bundle": before, "trainer": trainer}
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import in_child, kill_self, same_run, train
 
+from harness import in_child, kill_self, same_run, train
 from perforated_monai import checkpoint, tracker
 from perforated_monai.history import History
 from perforated_monai.run import RunHandler
@@ -52,7 +52,9 @@ POINTS: dict[str, Callable[[int], None]] = {
     "before a hash": lambda n: patched(checkpoint, "write_text", 1 + n),
     "before the history is written": lambda n: patched(History, "flush", 1 + n % 5),
     "between history and checkpoint": lambda n: patched(RunHandler, "_save", 1 + n % 5),
-    "before a score reaches the tracker": lambda n: patched(tracker.Tracker, "add_score", 1 + n % 5),
+    "before a score reaches the tracker": lambda n: patched(
+        tracker.Tracker, "add_score", 1 + n % 5
+    ),
     "inside a restructure": lambda n: patched(tracker.Tracker, "_after_restructure", 1),
     "after a restructure": lambda n: patched(tracker, "_remove_all_but", 1 + n % 2),
     "while the tracker saves its best": lambda n: patched(tracker.Tracker, "_save_best", 1 + n % 3),

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msd import fill
 
+from msd import fill
 from perforated_monai.errors import UserError
 from perforated_monai.manifest import load_manifest
 from perforated_monai.prepare import write_manifest

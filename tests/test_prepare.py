@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from msd import fill, image_of, label_of, problems, save
 
+from msd import fill, image_of, label_of, problems, save
 from perforated_monai.datasets import datalist
 from perforated_monai.errors import UserError
 from perforated_monai.from_folder import resolve

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import SMALL
 
+from harness import SMALL
 from perforated_monai.__main__ import COMMANDS
 from perforated_monai.cli_config import check_overrides
 
@@ -34,7 +34,9 @@ def commands(page: Path) -> list[list[str]]:
 ALL = [(page, words) for page in PAGES for words in commands(page)]
 RUNS = [words for _, words in ALL if words[:4] == ["python", "-m", "monai.bundle", "run"]]
 OURS = [words for _, words in ALL if words[:3] == ["python", "-m", "perforated_monai"]]
-TRAININGS = [w for w in RUNS if "--output_dir" in w and w[-1].startswith(("runs/full", "runs/comp"))]
+TRAININGS = [
+    w for w in RUNS if "--output_dir" in w and w[-1].startswith(("runs/full", "runs/comp"))
+]
 
 
 def test_there_are_commands() -> None:
@@ -69,9 +71,7 @@ def test_our_commands_exist(words: list[str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", TRAININGS, ids=lambda w: w[-1])
-def test_training_commands_run_as_printed(
-    words: list[str], phantoms: Path, tmp_path: Path
-) -> None:
+def test_training_commands_run_as_printed(words: list[str], phantoms: Path, tmp_path: Path) -> None:
     """As printed, but for the data and the folder; one epoch, small crops."""
     words = [sys.executable, *words[1:]]
     words[words.index("--dataset_dir") + 1] = str(phantoms)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from ignite.engine import Events
+
 from harness import (
     history,
     in_child,
@@ -20,8 +22,6 @@ from harness import (
     train,
     workflow,
 )
-from ignite.engine import Events
-
 from perforated_monai import UserError, checkpoint
 from perforated_monai.checkpoint import load_hashed
 from perforated_monai.run import RunHandler

@@ -1,6 +1,5 @@
 """The door to perforatedai: settings, isolation, scores, and behaviours of 3.2.9 it answers."""
 
-import os
 import pdb
 import sys
 import warnings
@@ -100,7 +99,9 @@ def test_a_second_try_is_drawn_anew(opened: Callable, volume: Callable) -> None:
         outcome = tracker.add_score(score, step(tracker, x))
         events.append(outcome.event)
         if outcome.restructured:
-            drawn.append(wrapped_modules(tracker.network)[0][1].dendrite_module.layers[0].weight.clone())
+            drawn.append(
+                wrapped_modules(tracker.network)[0][1].dendrite_module.layers[0].weight.clone()
+            )
         if outcome.event == "complete":
             break
     assert [e for e in events if e] == ["grow", "retry", "complete"]
@@ -184,7 +185,7 @@ def test_every_file_lies_in_the_trackers_folder(
     monkeypatch.chdir(tmp_path / "here")
     tracker = opened(patience=1)
     feed(tracker, volume(), [0.5, 0.5, 0.5])
-    assert os.listdir() == []
+    assert list(Path().iterdir()) == []
     assert [f.name for f in tracker.folder.iterdir()] == ["best_model.pt"]
     monkeypatch.undo()
 

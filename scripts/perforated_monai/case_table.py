@@ -43,7 +43,9 @@ class CaseTable:
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            msg = f"output_dir {self.file.parent} cannot be made ({error.strerror}): choose another."
+            msg = (
+                f"output_dir {self.file.parent} cannot be made ({error.strerror}): choose another."
+            )
             raise UserError(msg) from None
 
     def _step(self, evaluator: Engine) -> None:
@@ -62,7 +64,9 @@ class CaseTable:
             writer.writerow(["case", *columns])
             for i in order:
                 writer.writerow([self._cases[i], *map(_cell, rows[i])])
-            writer.writerow(["mean", *(_cell(_mean([r[c] for r in rows])) for c in range(len(columns)))])
+            writer.writerow(
+                ["mean", *(_cell(_mean([r[c] for r in rows])) for c in range(len(columns)))]
+            )
         print(f"{len(rows)} cases: {self._summary(rows, columns)}. Table: {self.file}")
 
     def _summary(self, rows: list[list[float]], columns: list[str]) -> str:

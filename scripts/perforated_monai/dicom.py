@@ -250,17 +250,18 @@ def _check_steps(slices: list[Slice]) -> None:
         msg = "a series must have two or more slices; there is one. Give the whole series."
         raise UserError(msg)
     steps = np.diff([s.position for s in slices])
-    for step, a, b in zip(steps, slices, slices[1:], strict=False):
+    for k, step in enumerate(steps):
         if step < _SAME:
-            msg = f"{a.name} and {b.name} lie at one place. Remove the duplicate."
+            names = f"{slices[k].name} and {slices[k + 1].name}"
+            msg = f"{names} lie at one place. Remove the duplicate."
             raise UserError(msg)
     step = float(np.median(steps))
     worst = int(np.argmax(np.abs(steps - step)))
     if abs(steps[worst] - step) > max(_STEP_TOLERANCE * step, _SAME):
         before, after = slices[worst].name, slices[worst + 1].name
         msg = (
-            f"slices must be evenly spaced; from {before} to {after} it is {steps[worst]:.3f} mm, elsewhere "
-            f"{step:.3f} mm: a slice is missing or misplaced. Restore it."
+            f"slices must be evenly spaced; from {before} to {after} it is {steps[worst]:.3f} mm, "
+            f"elsewhere {step:.3f} mm: a slice is missing or misplaced. Restore it."
         )
         raise UserError(msg)
 

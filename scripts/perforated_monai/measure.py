@@ -30,7 +30,10 @@ def count_flops(network: nn.Module, x: Tensor) -> int:
 
 
 def time_patches(
-    runs: Mapping[str, Run], x: Tensor, rounds: int = 7
+    runs: Mapping[str, Run],
+    x: Tensor,
+    rounds: int = 7,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, dict[str, float]]:
     """Milliseconds a sample of several networks: median and quartiles.
 
@@ -41,16 +44,17 @@ def time_patches(
         runs: what to time, each called with ``x``.
         x: ``(B, C, *space)``.
         rounds: timed calls of each, at least 2.
+        clock: seconds; ``time.process_time`` counts what the process used, of all threads together.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for counted in [False] + [True] * rounds:
         for name, run in runs.items():
-            start = time.perf_counter()
+            start = clock()
             run(x)
             if x.is_cuda:
                 torch.cuda.synchronize()
             if counted:
-                times[name].append((time.perf_counter() - start) * 1000 / x.size(0))
+                times[name].append((clock() - start) * 1000 / x.size(0))
     return {name: _quartiles(values) for name, values in times.items()}
 
 

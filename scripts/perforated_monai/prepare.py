@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -73,17 +74,18 @@ def download(manifest: Manifest, root: str | Path) -> Path:
     if not url or not md5:
         msg = f"manifest {manifest.name} names no archive with its md5. Fetch the data by hand."
         raise UserError(msg)
-    from monai.apps import download_and_extract
+    from monai.apps import download_url, extractall
 
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as staging:
             archive = Path(staging) / Path(url).name
             unpacked = Path(staging) / "unpacked"
-            download_and_extract(url, archive, unpacked, hash_val=md5, hash_type="md5")
+            download_url(url, archive, hash_val=md5, hash_type="md5")
+            extractall(archive, unpacked, hash_val=md5, hash_type="md5")
             (folder,) = [p for p in unpacked.iterdir() if not p.name.startswith(".")]
             folder.replace(root)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, EOFError, RuntimeError, ValueError, tarfile.TarError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         msg = f"{url} could not be fetched to {root}: {reason}. Nothing was kept; try again."
         raise UserError(msg) from error

@@ -364,7 +364,9 @@ class RunHandler:
             trainer.network = self.network  # without DDP
         if best is None:
             self._close()
-            msg = f"{self.folder}: the run ended before any validation, so there is no best network."
+            msg = (
+                f"{self.folder}: the run ended before any validation, so there is no best network."
+            )
             raise UserError(msg)
         sets = 0 if best["growth"] is None else int(best["growth"]["sets"])
         grown = self.growth is not None

@@ -31,7 +31,7 @@ _open_tracker: Tracker | None = None
 
 
 class TrackerError(RuntimeError):
-    """perforatedai wanted its debugger, a key press or to end the process; the run stops instead."""
+    """perforatedai wanted its debugger, a key press or to leave; the run stops instead."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,11 @@ class Tracker:
         score = max(score, 1e-6)  # 0 means "none yet" to the library: it would never switch
         before = self.sets
         accepted = before == 0 or self.accepts(score)
-        if self.writes and score > self.best and (before == 0 or state["current_n_set_global_best"]):
+        if (
+            self.writes
+            and score > self.best
+            and (before == 0 or state["current_n_set_global_best"])
+        ):
             # The library keeps a best only when it passes the improvement threshold; roll-back
             # must return to the real best, and the next set must beat that one.
             state["global_best_validation_score"] = score
@@ -533,4 +537,3 @@ def _keep_matplotlib_backend() -> Iterator[None]:
     before = dict.get(matplotlib.rcParams, "backend")
     yield
     dict.__setitem__(matplotlib.rcParams, "backend", before)
-

@@ -100,7 +100,9 @@ def other_bytes(root: Path) -> str:
 
 def unbuildable(root: Path) -> str:
     spec = {**SPEC, "format": 99}
-    return edit(root, INFERENCE, network_def={"_target_": "perforated_monai.build_network", "spec": spec})
+    return edit(
+        root, INFERENCE, network_def={"_target_": "perforated_monai.build_network", "spec": spec}
+    )
 
 
 def other_output(root: Path) -> str:
@@ -157,7 +159,9 @@ BREAKS = {
         lambda r: change(
             r,
             METADATA,
-            lambda m: m["network_data_format"]["inputs"]["image"].update(spatial_shape=[33, 48, 32]),
+            lambda m: m["network_data_format"]["inputs"]["image"].update(
+                spatial_shape=[33, 48, 32]
+            ),
         ),
     ],
     "roi-strides": [

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from harness import in_child
 from msd import fill, image_of, save
-
 from perforated_monai.__main__ import main
 from perforated_monai.audit import RULES
 from perforated_monai.audit.pictures import histogram_svg, slice_png
@@ -86,6 +86,7 @@ def test_rules_are_listed(capsys):
         (["check"], 2, "check needs a folder"),
         (["check", "{tmp}", "--manifst", "x"], 2, "no flag --manifst"),
         (["check", "{tmp}/nowhere"], 1, "nowhere cannot be read"),
+        (["check", "{data}/imagesTr"], 1, "must hold volumes in imagesTr and labelsTr"),
         (["check", "{data}", "--manifest", "nothing"], 1, "nothing does not exist"),
         (["check", "{data}", "--json", "{tmp}/no/f.json"], 1, "its folder is missing"),
         (["prepare", "--root", "{data}"], 2, "prepare needs"),

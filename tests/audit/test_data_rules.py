@@ -10,8 +10,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from msd import fill, image_of, label_of, save
 
+from msd import fill, image_of, label_of, save
 from perforated_monai.audit import ERROR, NOTE, RULES, WARNING, check_dataset, check_volume
 from perforated_monai.manifest import load_manifest
 from perforated_monai.prepare import write_manifest

@@ -2,21 +2,24 @@
 
 Compressed UNet (24-40-80-160), dendrites on every convolution, float32 on a CPU:
 
-    python tests/benchmarks/export_speed.py [--rounds 5] [--small] [--engines]
+    python tests/benchmarks/export_speed.py [--rounds 5] [--clock wall|cpu] [--small] [--engines]
 
 prints Markdown tables; on two free cores it takes about ten minutes, and with --engines (needs the
 extras ``export`` and ``engines``) five more. The networks run in turn, round after round, so that
-other work on the machine meets all of them alike.
+other work on the machine meets all of them alike; on a busy machine count CPU time (of all threads
+together).
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import gc
 import statistics
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +48,7 @@ BASE = {
 }
 PATCHES = {"40×56×40": (40, 56, 40), "96³": (96, 96, 96)}
 COUNTS = (1, 2, 5)
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 KINDS = ("tracker", "cleaned", "fused")
 Times = dict[str, dict[str, float]]
 
@@ -52,6 +56,8 @@ Times = dict[str, dict[str, float]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--small", action="store_true", help="only 16 voxels, to try the script")
     parser.add_argument("--engines", action="store_true", help="low precision and engines as well")
     arguments = parser.parse_args()
@@ -61,14 +67,18 @@ def main() -> None:
     torch.manual_seed(0)
     plain = build_network({"format": 1, "base": BASE, "dendrites": {}}).eval()
     networks = {count: grown_networks(count) for count in COUNTS}
-    print(f"{machine()['cpu']}, torch {torch.__version__}; median of {arguments.rounds} rounds.\n")
+    print(
+        f"{machine()['cpu']}, torch {torch.__version__}; {arguments.clock} time, "
+        f"median of {arguments.rounds} rounds.\n"
+    )
     check(networks, (16, 16, 16))
     print_memory((48, 48, 48) if not arguments.small else (8, 8, 8))
-    print_speed(plain, networks, patches, arguments.rounds)
+    measure = functools.partial(timed, rounds=arguments.rounds, clock=CLOCKS[arguments.clock])
+    print_speed(plain, networks, patches, arguments.threads, measure)
     if arguments.engines:
         size = next(iter(patches.values()))
         for count in (2, 5):
-            print_engines(networks[count], count, size, arguments.rounds)
+            print_engines(networks[count], count, size, measure)
 
 
 def grown_networks(count: int) -> dict[str, nn.Module]:
@@ -144,29 +154,35 @@ def print_speed(
     plain: nn.Module,
     networks: dict[int, dict[str, nn.Module]],
     patches: dict[str, tuple[int, ...]],
-    rounds: int,
+    all_threads: list[int],
+    measure: Callable[..., Times],
 ) -> None:
     base = count_parameters(plain)
     print("Eager, ms a sample: median (quartiles).\n")
     print("| threads | patch | batch | D | plain | tracker's | library's cleaned | fused |", end="")
     print(" fused / cleaned | parameter ratio | time ratio to plain | of the parameter ratio |")
     print("|---|---|---|---|---|---|---|---|---|---|---|---|")
-    for threads in (1, 2):
+    for threads in all_threads:
         torch.set_num_threads(threads)
         for label, size in patches.items():
             for batch in (1, 4):
                 x = torch.randn(batch, 1, *size, generator=torch.Generator().manual_seed(0))
                 for count, kinds in networks.items():
-                    times = timed({"plain": plain, **kinds}, x, rounds)
+                    times = measure({"plain": plain, **kinds}, x)
                     ratio = count_parameters(kinds["fused"]) / base
                     print_row([threads, label, batch, count], times, ratio)
     torch.set_num_threads(1)
 
 
-def timed(runs: dict[str, Callable[[Tensor], Tensor]], x: Tensor, rounds: int) -> Times:
+def timed(
+    runs: dict[str, Callable[[Tensor], Tensor]],
+    x: Tensor,
+    rounds: int,
+    clock: Callable[[], float],
+) -> Times:
     gc.collect()
     with forward_settings(DendriteConfig()), torch.no_grad():
-        return time_patches(runs, x, rounds)
+        return time_patches(runs, x, rounds, clock)
 
 
 def print_row(start: list[object], times: Times, parameter_ratio: float) -> None:
@@ -197,13 +213,16 @@ def print_memory(size: tuple[int, ...]) -> None:
 
 
 def print_engines(
-    kinds: dict[str, nn.Module], count: int, size: tuple[int, ...], rounds: int
+    kinds: dict[str, nn.Module],
+    count: int,
+    size: tuple[int, ...],
+    measure: Callable[..., Times],
 ) -> None:
     """Engines against the library's cleaned network, batch 4, one thread."""
     x = torch.randn(4, 1, *size, generator=torch.Generator().manual_seed(0))
     source = Source(Path("nowhere"), kinds["fused"], (1, *size), fixed_size=False)
     runs = engines.load_engines(source, [x[:2], x[2:]], list(engines.ENGINES))
-    times = timed({"library's cleaned": kinds["cleaned"], **runs}, x, rounds)
+    times = measure({"library's cleaned": kinds["cleaned"], **runs}, x)
     reference = outputs(runs["torch"], [x])
     print(f"\nD = {count}, batch 4, one thread; labels on noise with untrained weights.\n")
     print("| | ms a sample | against the library's cleaned | max abs difference | equal labels |")

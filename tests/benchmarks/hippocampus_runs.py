@@ -40,10 +40,9 @@ def main() -> None:
 
 def table(found: dict[str, list[dict[str, Any]]]) -> str:
     """Markdown, one row a run; all figures are those of the best epoch."""
-    lines = [
-        "| network | anterior | posterior | mean Dice | parameters | dendrite sets | best epoch | epochs |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    head = ["network", "anterior", "posterior", "mean Dice", "parameters", "dendrite sets"]
+    head += ["best epoch", "epochs"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, events in found.items():
         end = next(e for e in events if e["event"] == "complete")
         epochs = [e for e in events if e["event"] == "epoch"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -37,16 +38,20 @@ def speed(bundle: Path, scans: Path, cases: int, rounds: int) -> None:
         theirs += [bundle / "configs" / "inference.json", "--bundle_root", bundle]
         theirs += ["--dataset_dir", folder / "in", "--output_dir", folder / "theirs"]
         seconds: dict[str, list[float]] = {"segment": [], "monai.bundle run": []}
+        cpu: dict[str, list[float]] = {label: [] for label in seconds}
         for _ in range(rounds):
             for label, command in (("segment", ours), ("monai.bundle run", theirs)):
-                start = time.perf_counter()
+                start, used = time.perf_counter(), _children_cpu()
                 subprocess.run([str(c) for c in command], check=True, capture_output=True)
-                seconds[label].append(time.perf_counter() - start)
+                seconds[label].append(round(time.perf_counter() - start, 2))
+                cpu[label].append(round(_children_cpu() - used, 2))
         count = len(list((folder / "in").iterdir()))
         same = _same_masks(folder / "ours", folder / "theirs")
         rates = {k: count / statistics.median(v) for k, v in seconds.items()}
         ratio = rates["segment"] / rates["monai.bundle run"]
-        _say(cases=count, seconds=seconds, cases_per_second=rates, ratio=ratio, identical=same)
+        cpu_ratio = statistics.median(cpu["monai.bundle run"]) / statistics.median(cpu["segment"])
+        _say(cases=count, identical=same, seconds=seconds, cpu_seconds=cpu)
+        _say(cases_per_second=rates, ratio=round(ratio, 3), cpu_ratio=round(cpu_ratio, 3))
 
 
 def _same_masks(one: Path, other: Path) -> int:
@@ -92,7 +97,7 @@ def _window(who: str, network: str, batch: int, folder: Path, size: tuple[int, .
     labels = np.ones(size, np.uint8)  # touched, so that the baseline has it
     _reset_peak()
     before = _status("VmRSS")
-    start = time.perf_counter()
+    start, used = time.perf_counter(), time.process_time()
     with torch.no_grad():
         if who == "ours":
             discretise = Compose([AsDiscreted("pred", argmax=True)])
@@ -102,9 +107,13 @@ def _window(who: str, network: str, batch: int, folder: Path, size: tuple[int, .
         else:
             logits = SlidingWindowInferer(ROI, batch, OVERLAP, "gaussian")(volume, net)
             labels[:] = logits[0].argmax(0).numpy()
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, time.process_time() - used
     np.save(folder / f"{who}.npy", labels)
-    _say(seconds=round(seconds, 1), gib_above=round((_status("VmHWM") - before) / 2**20, 3))
+    _say(
+        seconds=round(seconds, 1),
+        cpu_seconds=round(cpu, 1),
+        gib_above=round((_status("VmHWM") - before) / 2**20, 3),
+    )
 
 
 def soak(bundle: Path, cases: int) -> None:
@@ -131,6 +140,11 @@ def soak(bundle: Path, cases: int) -> None:
             rss.append(_status("VmRSS") / 1024)
         slope = float(np.polyfit(range(len(rss) - 2), rss[2:], 1)[0]) if len(rss) > 3 else None
         _say(cases=cases, rss_mib=[round(r, 1) for r in rss], slope_mib_per_100=slope)
+
+
+def _children_cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _python(module: str) -> list[str]:

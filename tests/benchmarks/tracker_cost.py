@@ -31,7 +31,9 @@ def main() -> None:
         print_table(*measure(Path(arguments.data), Path(folder), arguments.epochs))
 
 
-def measure(data: Path, out: Path, epochs: int) -> tuple[list[float], list[float], list[float], int]:
+def measure(
+    data: Path, out: Path, epochs: int
+) -> tuple[list[float], list[float], list[float], int]:
     """Seconds of each plain epoch, of the handler in it, of each growth; tracker files' copies."""
     names = ("train.json", "compressed.yaml", "dendrites.yaml")
     made = ConfigWorkflow(
@@ -61,9 +63,15 @@ def measure(data: Path, out: Path, epochs: int) -> tuple[list[float], list[float
 
     for i, (function, args, kwargs) in enumerate(trainer._event_handlers[Events.EPOCH_COMPLETED]):
         if function is handler:
-            trainer._event_handlers[Events.EPOCH_COMPLETED][i] = (timed, (trainer, *args[1:]), kwargs)
+            trainer._event_handlers[Events.EPOCH_COMPLETED][i] = (
+                timed,
+                (trainer, *args[1:]),
+                kwargs,
+            )
     clock = [0.0]
-    trainer.add_event_handler(Events.EPOCH_STARTED, lambda: clock.__setitem__(0, time.perf_counter()))
+    trainer.add_event_handler(
+        Events.EPOCH_STARTED, lambda: clock.__setitem__(0, time.perf_counter())
+    )
 
     def ended() -> None:
         whole.append(time.perf_counter() - clock[0])
@@ -76,9 +84,7 @@ def measure(data: Path, out: Path, epochs: int) -> tuple[list[float], list[float
     return whole, spent, growths, copies[0]
 
 
-def print_table(
-    whole: list[float], spent: list[float], growths: list[float], copies: int
-) -> None:
+def print_table(whole: list[float], spent: list[float], growths: list[float], copies: int) -> None:
     """Markdown, medians with range."""
     share = [100 * s / w for s, w in zip(spent, whole, strict=False)]
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(whole)} epochs\n")

@@ -21,8 +21,8 @@ from monai.bundle import (
 from monai.data import load_net_with_metadata
 
 from perforated_monai import load_weights
-from perforated_monai.prepare import write_manifest
 from perforated_monai.phantom import make_phantoms
+from perforated_monai.prepare import write_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = Path(__file__).with_name("schema_20240725.json")

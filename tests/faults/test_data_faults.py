@@ -13,15 +13,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from harness import history, train, workflow
 from monai.transforms import (
     Compose,
     LoadImaged,
     RandCropByPosNegLabeld,
     ScaleIntensityd,
 )
-from msd import fill, image_of, label_of, save
 
+from harness import history, train, workflow
+from msd import fill, image_of, label_of, save
 from perforated_monai import CaseDataset, UserError, datalist
 from perforated_monai.audit import ERROR, WARNING, check_dataset
 from perforated_monai.manifest import load_manifest
@@ -36,7 +36,9 @@ def data(phantoms, tmp_path) -> Path:
     return shutil.copytree(phantoms, tmp_path / "data")
 
 
-def rewrite(root: Path, file: str, change: Callable[[np.ndarray], np.ndarray], shift: float = 0) -> None:
+def rewrite(
+    root: Path, file: str, change: Callable[[np.ndarray], np.ndarray], shift: float = 0
+) -> None:
     """Replace a volume by a changed one, its origin moved by `shift` mm."""
     volume = nib.load(root / file)
     affine = volume.affine.copy()

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from ignite.engine import Engine, Events
+
 from harness import (
     history,
     in_child,
@@ -25,8 +27,6 @@ from harness import (
     weights,
     workflow,
 )
-from ignite.engine import Engine, Events
-
 from perforated_monai import checkpoint
 from perforated_monai.checkpoint import Checkpoints, load_hashed
 from perforated_monai.config import DendriteConfig

@@ -19,6 +19,7 @@ from segment_bundle import (
     make_bundle,
     make_rounding_bundle,
     read,
+    rotation,
     save,
     segment,
 )
@@ -28,13 +29,6 @@ ORIENTATIONS = [
     for order in itertools.permutations(range(3))
     for signs in itertools.product((1, -1), repeat=3)
 ]
-
-
-def rotation(degrees: float) -> np.ndarray:
-    a, b = np.radians([degrees, degrees / 2])
-    x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
-    z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
-    return x @ z
 
 
 def affine_of(order, signs, degrees=0.0, spacing=(1.0, 1.0, 1.0)) -> np.ndarray:

@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel as nib
 from tqdm import tqdm
 
+from ..errors import UserError
 from ..folder import case_ids, dataset_root, listed_files, present
 from ..from_folder import describe_folder, resolve
 from ..manifest import Manifest
@@ -70,7 +71,7 @@ def check_dataset(
         progress: show a bar on a terminal.
 
     Raises:
-        UserError: a missing or empty folder, or a manifest that cannot be read.
+        UserError: a missing or empty folder, one without volumes, or a manifest that cannot be read.
     """
     root = dataset_root(folder)
     manifest = _manifest(root, manifest)
@@ -146,6 +147,9 @@ def _manifest(root: Path, manifest: Manifest | str | Path | None) -> Manifest:
         layout = replace(layout, test_image_dir="imagesTs", test_label_dir="labelsTs")
     test = case_ids(root, "labelsTs")
     cases = sorted({*case_ids(root, layout.image_dir, layout.label_dir), *test})
+    if not cases:
+        msg = f"{root} must hold volumes in imagesTr and labelsTr; found none. Correct the folder."
+        raise UserError(msg)
     return replace(described, layout=layout, cases=dict.fromkeys(cases), test=test)
 
 

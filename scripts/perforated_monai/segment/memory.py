@@ -25,8 +25,8 @@ def activation_bytes(width: int) -> int:
 
 
 def as_text(count: float) -> str:
-    """Bytes as ``1.4 GiB``."""
-    return f"{count / 2**30:.1f} GiB"
+    """Bytes as ``1.4 GiB`` or ``350 MiB``."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def _meminfo() -> int | None:

@@ -217,6 +217,8 @@ class _Run:
         paths = [self._target(case)]
         if self.options.preview:
             paths.append(self._target(case, "preview", ".png"))
+        if self.segmenter.probabilities:
+            paths.append(self._target(case, "prob"))
         if self.options.dicom_seg and case.dicom:
             paths.append(self._target(case, self.bundle.postfix, ".dcm"))
         if not all(path.is_file() for path in paths):

@@ -149,7 +149,7 @@ class Segmenter:
         """
         need, free = 3 * 4 * voxels * self.bundle.channels, self._free()
         if free is not None and need > free:
-            msg = f"it needs about {as_text(need)} of memory; {as_text(free)} are free. Crop it."
+            msg = f"it needs {as_text(need)} of memory; {as_text(free)} are free. Crop it."
             raise UserError(msg)
 
     def check_range(self, shape: tuple[int, ...], affine: np.ndarray) -> list[str]:
@@ -230,7 +230,7 @@ class Segmenter:
             if free is None or need <= free:
                 break
         else:
-            msg = f"it needs about {as_text(need)} ; {as_text(free or 0)} are free. Crop it."
+            msg = f"it needs {as_text(need)} of memory; {as_text(free or 0)} are free. Crop it."
             raise UserError(msg)
         if batch < windows.sw_batch_size:
             prepared.notes.append(

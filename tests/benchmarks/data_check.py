@@ -1,0 +1,148 @@
+"""The figures of the data check: seconds, memory, and damage that is found.
+
+    python tests/benchmarks/data_check.py --data ../shared/data/Task04_Hippocampus
+
+Prints a table; every row says what was measured. `--cases 100 --fuzzes 1000` is a short run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from perforated_monai.audit import check_dataset
+from perforated_monai.audit.volume import read_volume
+from perforated_monai.manifest import load_manifest
+from perforated_monai.phantom import make_phantoms
+from perforated_monai.prepare import write_manifest
+
+REPEATS = 3
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", required=True, help="Task04_Hippocampus in MSD layout")
+    parser.add_argument("--cases", type=int, default=1000, help="phantoms of the memory figure")
+    parser.add_argument("--flips", type=int, default=300)
+    parser.add_argument("--fuzzes", type=int, default=10_000)
+    arguments = parser.parse_args()
+    data = Path(arguments.data).resolve()
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before")
+    print_times(data)
+    with tempfile.TemporaryDirectory() as folder:
+        print_memory(Path(folder), arguments.cases)
+        print_flips(data, Path(folder), arguments.flips)
+        print_fuzzes(Path(folder), arguments.fuzzes)
+
+
+def print_times(data: Path) -> None:
+    """Seconds of the check, inside a process and with its start."""
+    files = 2 * len(check_dataset(data, "hippocampus_msd", read="headers").pairs)
+    for read, flags in (("all", []), ("headers", ["--headers"])):
+        inside = [
+            _seconds(lambda r=read: check_dataset(data, "hippocampus_msd", read=r))
+            for _ in range(REPEATS)
+        ]
+        command = [sys.executable, "-m", "perforated_monai", "check", str(data)]
+        command += ["--manifest", "hippocampus_msd", *flags]
+        whole = [
+            _seconds(lambda c=command: subprocess.run(c, check=True, stdout=subprocess.DEVNULL))
+            for _ in range(REPEATS)
+        ]
+        print(
+            f"check, {read}: {files} files in {statistics.median(inside):.2f} s, "
+            f"{statistics.median(whole):.2f} s as a command (medians of {REPEATS})"
+        )
+
+
+def print_memory(folder: Path, cases: int) -> None:
+    """Resident memory while a large set is checked; a slope would be a leak."""
+    root = make_phantoms(folder / "many", cases=cases)
+    manifest = write_manifest(root, root / "manifest.json", "many")
+    peaks = []
+    for count in (cases // 10, cases // 2, cases):
+        some = sorted(manifest.cases)[:count]
+        start = time.perf_counter()
+        check_dataset(root, manifest, cases=some)
+        peaks.append((count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+        seconds = time.perf_counter() - start
+    slope = (peaks[-1][1] - peaks[0][1]) / (peaks[-1][0] - peaks[0][0]) * 100
+    shown = ", ".join(f"{count}: {peak:.0f} MB" for count, peak in peaks)
+    print(f"peak memory by cases: {shown}; {slope:.2f} MB per 100 cases ({seconds:.1f} s for all)")
+    large = make_phantoms(folder / "ct", cases=1, kind="ct", shape=(512, 512, 300))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    seconds = _seconds(lambda: read_volume(large, "imagesTr/phantom_000.nii.gz"))
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"a CT of 512 x 512 x 300 (157 MB): {after - before:.1f} MB more, {seconds:.1f} s")
+
+
+def print_flips(data: Path, folder: Path, count: int) -> None:
+    """Single bits flipped in real images: how many the reading alone, without checksums, finds."""
+    manifest = load_manifest("hippocampus_msd")
+    cases = [c for c in sorted(manifest.cases) if c not in manifest.test]
+    rng = np.random.default_rng(21)
+    found = silent = 0
+    for number in range(count):
+        name = f"{cases[number % len(cases)]}.nii.gz"
+        content = bytearray((data / "imagesTr" / name).read_bytes())
+        bit = int(rng.integers(8 * len(content)))
+        content[bit // 8] ^= 1 << bit % 8
+        (folder / name).write_bytes(content)
+        found += read_volume(folder.resolve(), name).failure is not None
+        silent += _nibabel_reads(folder / name)
+    print(f"bit flips: {found} of {count} found without checksums; nibabel reads {silent} of them")
+
+
+def print_fuzzes(folder: Path, count: int) -> None:
+    """One to three random header bytes: what passes with another geometry, a manifest given."""
+    root = folder / "many"
+    manifest = load_manifest(root / "manifest.json")
+    case = sorted(manifest.cases)[0]
+    image = root / manifest.files(case)[0]
+    raw = gzip.decompress(image.read_bytes())
+    rng = np.random.default_rng(16)
+    unnamed = slowest = 0.0
+    for _ in range(count):
+        fuzzed = bytearray(raw)
+        for position in rng.integers(0, 348, rng.integers(1, 4)):
+            fuzzed[position] = rng.integers(256)
+        image.write_bytes(gzip.compress(fuzzed, 1))
+        start = time.perf_counter()
+        audit = check_dataset(root, manifest, cases=[case], workers=1)
+        slowest = max(slowest, time.perf_counter() - start)
+        unnamed += fuzzed != raw and not audit.errors()
+    shutil.rmtree(root)
+    print(
+        f"header fuzzes: {unnamed:.0f} of {count} pass, no crash; the slowest took {slowest:.2f} s"
+    )
+
+
+def _nibabel_reads(path: Path) -> bool:
+    try:
+        np.asanyarray(nib.load(path).dataobj)
+    except Exception:
+        return False
+    return True
+
+
+def _seconds(work: object) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
