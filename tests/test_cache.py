@@ -24,6 +24,7 @@ from monai.transforms import (
     SpatialPadd,
 )
 
+from harness import same_run, train
 from msd import image_of, label_of, save
 from perforated_monai import CaseDataset, UserError
 from perforated_monai.cache import DiskCache
@@ -306,3 +307,15 @@ def test_a_setting_without_a_stable_description_is_refused(cases, tmp_path):
     generator = (x for x in range(3))
     with pytest.raises(UserError, match="cannot tell when a generator changes"):
         DiskCache(tmp_path / "cache", Compose([Lambdad("image", lambda x: next(generator))]))
+
+
+# --- the knob of the training configs
+
+
+def test_a_training_with_a_cache_ends_as_one_without(phantoms, tmp_path, capsys):
+    train(phantoms, tmp_path / "plain", epochs=1)
+    for name in ("filled", "read"):
+        train(phantoms, tmp_path / name, epochs=1, cache_dir=str(tmp_path / "cache"))
+        same_run(tmp_path / "plain", tmp_path / name)
+    assert len(files(tmp_path)) == 10
+    assert "cache:" not in capsys.readouterr().out

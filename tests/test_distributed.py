@@ -58,25 +58,25 @@ def settings(dendrites: bool, **changes: object) -> dict:
     return {k: v for k, v in both.items() if k != "device"}  # the overlay chooses it
 
 
-def on_two_ranks(work: Callable[[int], None]) -> list[int]:
-    """Fork two ranks that torchrun would start; their exit codes, or minus the signal.
+def on_ranks(work: Callable[[int], None], count: int = RANKS) -> list[int]:
+    """Fork ranks as torchrun would start them; their exit codes, or minus the signal.
 
     A fresh process each would spend most of its time on imports.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    children = [_fork_rank(rank, port, work) for rank in range(RANKS)]
+    children = [_fork_rank(rank, count, port, work) for rank in range(count)]
     return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
 
 
-def _fork_rank(rank: int, port: int, work: Callable[[int], None]) -> int:
+def _fork_rank(rank: int, count: int, port: int, work: Callable[[int], None]) -> int:
     pid = os.fork()
     if pid:
         return pid
     code = 1
     try:
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(RANKS)}
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         work(rank)
         distributed.stop()
@@ -99,7 +99,7 @@ def train_two(data: Path, out: Path, dendrites: bool, watch: Callable | None = N
             watch(rank, made.parser.get_parsed_content("train::trainer"))
         made.run()
 
-    return on_two_ranks(work)
+    return on_ranks(work)
 
 
 def values(network: torch.nn.Module) -> dict[str, Tensor]:
@@ -151,7 +151,7 @@ def compare_with_one_process(data: Path, folder: Path, tolerance: float, **chang
         scripted(made)
         made.run()
 
-    assert on_two_ranks(work) == [0, 0]
+    assert on_ranks(work) == [0, 0]
     grown = [e["epoch"] for e in history(folder / "one") if e["event"] == "grow"]
     assert len(grown) == 2
     assert grown == [e["epoch"] for e in history(folder / "two") if e["event"] == "grow"]
@@ -285,11 +285,12 @@ def test_sigterm_ends_each_rank_with_143(phantoms: Path, tmp_path: Path, whole: 
 
 
 @pytest.mark.slow
-def test_another_number_of_processes_is_refused(phantoms: Path, tmp_path: Path) -> None:
+def test_another_number_of_processes_is_refused(
+    phantoms: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
     assert train_two(phantoms, tmp_path, False, at(2, (0, 1), kill_self)) == [-9, -9]
-    made = workflow(phantoms, tmp_path)
-    with refused("another configuration|run of 2 process"):
-        made.run()
+    assert on_ranks(lambda _: two_rank_workflow(phantoms, tmp_path, False).run(), count=1) == [1]
+    assert "holds a run of 2 process(es), not of 1" in capfd.readouterr().err
 
 
 @pytest.mark.slow

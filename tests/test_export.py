@@ -32,6 +32,15 @@ from perforated_monai.trained import Trained
 CONV = ["Conv2d", "Conv3d", "ConvTranspose2d", "ConvTranspose3d"]
 IO = {"spatial_dims": 3, "in_channels": 1, "out_channels": 3}
 UNET = {"name": "UNet", **IO, "channels": [4, 8], "strides": [2], "num_res_units": 1}
+SWIN = {
+    "name": "SwinUNETR",
+    "in_channels": 1,
+    "out_channels": 3,
+    "depths": [1, 1, 1, 1],
+    "num_heads": [1, 1, 1, 1],
+    "feature_size": 12,
+    "window_size": 4,
+}
 NETWORKS: dict[str, tuple[dict, int, list[str]]] = {
     "UNet": (
         {"name": "UNet", **IO, "channels": [4, 8], "strides": [2], "num_res_units": 1},
@@ -66,30 +75,18 @@ NETWORKS: dict[str, tuple[dict, int, list[str]]] = {
         16,
         CONV,
     ),
-    "SwinUNETR": (
-        {
-            "name": "SwinUNETR",
-            "in_channels": 1,
-            "out_channels": 3,
-            "depths": [1, 1, 1, 1],
-            "num_heads": [1, 1, 1, 1],
-            "feature_size": 12,
-            "window_size": 4,
-        },
-        32,
-        [*CONV, "Linear"],
-    ),
+    "SwinUNETR": (SWIN, 64, [*CONV, "Linear"]),
+    "SwinUNETR, 2D": ({**SWIN, "spatial_dims": 2}, 64, [*CONV, "Linear"]),
 }
 MANY = [
-    pytest.param(name, sets, marks=() if sets <= 2 else pytest.mark.slow)
+    pytest.param(name, sets, marks=pytest.mark.slow if sets > 2 or name == "SwinUNETR" else ())
     for name in NETWORKS
     for sets in (1, 2, 3, 4, 5)
 ]
-# Formats by default: one network that scripts and one that only traces.
+# Free axes make an export slow: the default suite writes two networks, and the UNet into a bundle.
+QUICK = ("UNet, 2D", "SwinUNETR, 2D")
 WRITTEN = [
-    pytest.param(
-        name, format_, marks=() if name in ("UNet, 2D", "UNet, blocks") else pytest.mark.slow
-    )
+    pytest.param(name, format_, marks=() if name in QUICK else pytest.mark.slow)
     for name in NETWORKS
     for format_ in PACKAGES
 ]
@@ -129,7 +126,7 @@ def grown(grow: Callable, volume: Callable) -> Callable[..., tuple[Trained, torc
     """``grown(name, sets)``: one of ``NETWORKS`` after growth by the tracker, and an input."""
 
     def make(name: str, sets: int) -> tuple[Trained, torch.Tensor]:
-        if name == "SwinUNETR":
+        if name.startswith("SwinUNETR"):
             pytest.importorskip("einops", reason="SwinUNETR needs einops (extra dev)")
         base, size, kinds = NETWORKS[name]
         torch.manual_seed(0)

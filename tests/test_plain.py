@@ -92,12 +92,13 @@ def test_only_the_chosen_layers_change(tiny_unet, volume, grow) -> None:
     torch.testing.assert_close(outputs(network, x), grown, rtol=0, atol=1e-5)
 
 
-def test_mode_and_training_go_on(tiny_unet, volume, grow) -> None:
+@pytest.mark.parametrize("training", [True, False])
+def test_mode_and_training_go_on(training: bool, tiny_unet, volume, grow) -> None:
     network, x = tiny_unet(), volume()
     grow(network, x, 1)
-    network.train()
+    network.train(training)
     make_plain(network, "sigmoid")
-    assert all(m.training for m in network.modules())
+    assert {m.training for m in network.modules()} == {training}
     network(x).pow(2).mean().backward()
     assert all(p.requires_grad and p.grad is not None for p in network.parameters() if p.numel())
 

@@ -15,7 +15,14 @@ from .errors import UserError
 from .files import sha256, write_json
 
 # Settings that change how fast a run goes, never what comes out of it.
-_SPEED_ONLY = {"num_workers", "persistent_workers", "prefetch_factor", "pin_memory", "progress"}
+_SPEED_ONLY = {
+    "num_workers",
+    "persistent_workers",
+    "prefetch_factor",
+    "pin_memory",
+    "progress",
+    "cache_dir",
+}
 
 
 @dataclass(frozen=True)

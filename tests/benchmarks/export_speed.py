@@ -46,7 +46,7 @@ BASE = {
     "strides": [2, 2, 2],
     "num_res_units": 2,
 }
-PATCHES = {"40×56×40": (40, 56, 40), "96³": (96, 96, 96)}
+PATCHES = {"40x56x40": (40, 56, 40), "96x96x96": (96, 96, 96)}
 COUNTS = (1, 2, 5)
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 KINDS = ("tracker", "cleaned", "fused")
@@ -58,12 +58,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--patches", choices=PATCHES, nargs="+", default=list(PATCHES))
     parser.add_argument("--small", action="store_true", help="only 16 voxels, to try the script")
     parser.add_argument("--engines", action="store_true", help="low precision and engines as well")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    patches = {"16³": (16, 16, 16)} if arguments.small else PATCHES
+    patches = (
+        {"16x16x16": (16, 16, 16)}
+        if arguments.small
+        else {name: PATCHES[name] for name in arguments.patches}
+    )
     torch.manual_seed(0)
     plain = build_network({"format": 1, "base": BASE, "dendrites": {}}).eval()
     networks = {count: grown_networks(count) for count in COUNTS}

@@ -76,7 +76,7 @@ def draw(found: dict[str, list[dict[str, Any]]], file: Path) -> None:
                 dice_axes(axes, found[name], label=RUNS[name], color=color)
         axes.set_title(f"{size} network")
         axes.set_ylim(0.80, 0.90)
-        axes.legend(loc="lower right", frameon=False, fontsize=8)
+        axes.legend(loc="lower right", fontsize=8, framealpha=1, edgecolor="none")
     figure.suptitle("Hippocampus MRI (MSD Task04), inner fold 0, one seed")
     figure.savefig(file)
 

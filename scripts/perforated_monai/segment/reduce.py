@@ -84,10 +84,9 @@ class ConfidenceHistogram:
         else:
             chosen = logits[:, (labels > 0).any(0).to(logits.device)]
             values = activated(chosen, sigmoid).amax(0)
-        values = values.clamp(0, 1).double().cpu()
-        bins = (values * _BINS).long().clamp_max(_BINS - 1)
-        self.counts += np.bincount(bins.numpy(), minlength=_BINS)
-        self.total += float(values.sum())
+        values = values.clamp(0, 1).cpu()
+        self.counts += torch.histc(values, _BINS, 0, 1).long().numpy()
+        self.total += float(values.sum(dtype=torch.float64))
 
     @property
     def confidence(self) -> Confidence:
@@ -110,7 +109,8 @@ def refuse_not_finite(logits: Tensor) -> None:
     Raises:
         UserError: for NaN or Inf.
     """
-    if not bool(torch.isfinite(logits).all()):
+    # NaN and Inf survive a sum, which is cheaper; a sum may overflow where no value does.
+    if not bool(torch.isfinite(logits.sum())) and not bool(torch.isfinite(logits).all()):
         msg = "The network's output must be finite; it holds NaN or Inf. Check weights and image."
         raise UserError(msg)
 
