@@ -84,6 +84,26 @@ def render(columns: dict) -> str:
     return capture.get()
 
 
+@pytest.mark.parametrize("sets", [0, 1])
+def test_report_ends_with_the_number_of_sets(
+    sets: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = {
+        "integrated_dendrite_sets": sets,
+        "validation": demo.table_columns(history([0.2, 0.5, 0.7], 2), history([0.3, 0.4, 0.6])),
+        "held_out_dice": {"a": [0.8, 0.6], "b": [0.6, 0.6]},
+        "export_max_abs_difference": 1e-6,
+        "seconds": 9.0,
+    }
+    demo._report(tmp_path, facts, ["anterior", "posterior"])
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1] == f"integrated_dendrite_sets={sets}"
+    assert "anterior 0.7000, posterior 0.6000" in printed.out
+    assert "proves nothing" in printed.out
+    assert ("No dendrite was integrated" in printed.err) == (sets == 0)
+    assert len(printed.err.splitlines()) == (1 if sets == 0 else 0)
+
+
 def test_each_growth_has_its_vertical_line() -> None:
     events = history([0.2, 0.5, 0.4, 0.6, 0.7], grow_after=2)
     events.append({"event": "grow", "epoch": 4, "sets": 2, "parameters": 300})

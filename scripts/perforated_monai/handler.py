@@ -47,7 +47,7 @@ class DendriteHandler:
         self.evaluator, self.config = evaluator, config
         self._trial: dict[str, Any] | None = None
 
-    def attach(self, trainer: Engine) -> None:
+    def attach(self, trainer: Any) -> None:
         """Register with the trainer's run and its ``EPOCH_COMPLETED``."""
         self.run = RunHandler.of(trainer)
         if self.evaluator is not self.run.evaluator:
@@ -56,7 +56,7 @@ class DendriteHandler:
         self.run.growth = self
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self)
 
-    def __call__(self, trainer: Engine) -> None:
+    def __call__(self, trainer: Any) -> None:
         """Give this epoch's score, if there is one, to the tracker."""
         score = self.run.score
         if score is None:
@@ -146,7 +146,7 @@ class DendriteHandler:
             self.tracker.load_network(network)
         return outcome
 
-    def _grown(self, trainer: Engine, outcome: Outcome, seconds: float) -> None:
+    def _grown(self, trainer: Any, outcome: Outcome, seconds: float) -> None:
         run = self.run
         trainable = self.tracker.trainable()
         run.refresh(trainable, restart=self.config.lr_restart)

@@ -71,15 +71,8 @@ class DendriticLayer(nn.Module):
         if not torch.jit.is_scripting():
             fused: Any = self.fused
             if type(fused) is nn.Conv3d and meets_slow_path(fused, x):
-                return torch.mkldnn_convolution(
-                    x,
-                    fused.weight,
-                    fused.bias,
-                    fused.padding,
-                    fused.stride,
-                    fused.dilation,
-                    fused.groups,
-                )
+                geometry: Any = (fused.padding, fused.stride, fused.dilation, fused.groups)
+                return torch.mkldnn_convolution(x, fused.weight, fused.bias, *geometry)
         return self.fused(x)
 
     def _split(self, x: Tensor) -> list[Tensor]:

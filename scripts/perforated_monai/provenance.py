@@ -22,6 +22,7 @@ _SPEED_ONLY = {
     "pin_memory",
     "progress",
     "cache_dir",
+    "process_group_timeout",
 }
 
 

@@ -112,7 +112,7 @@ class RunHandler:
         self._old_sigterm: Any = None
 
     @classmethod
-    def of(cls, trainer: Engine) -> RunHandler:
+    def of(cls, trainer: Any) -> RunHandler:
         """The run of a trainer.
 
         Raises:
@@ -123,7 +123,7 @@ class RunHandler:
             raise UserError(msg)
         return _runs[trainer]
 
-    def attach(self, trainer: Engine) -> None:
+    def attach(self, trainer: Any) -> None:
         """Connect to the trainer's events."""
         _runs[trainer] = self
         self.trainer = trainer
@@ -140,7 +140,7 @@ class RunHandler:
 
     # -- 1. start --------------------------------------------------------------------------
 
-    def _started(self, trainer: Engine) -> None:
+    def _started(self, trainer: Any) -> None:
         if self._open:
             return
         saved = distributed.from_main(self._open_folder)
@@ -211,7 +211,7 @@ class RunHandler:
             )
             raise UserError(msg)
 
-    def _resume(self, trainer: Engine, saved: dict[str, Any]) -> None:
+    def _resume(self, trainer: Any, saved: dict[str, Any]) -> None:
         if self.growth is not None:
             self.growth.load_state_dict(saved["growth"], saved["network"])
             self.refresh(self.growth.trainable())
@@ -240,7 +240,7 @@ class RunHandler:
 
     # -- 2. and 3. steps -------------------------------------------------------------------
 
-    def _epoch_started(self, trainer: Engine) -> None:
+    def _epoch_started(self, trainer: Any) -> None:
         sampler = getattr(getattr(trainer, "data_loader", None), "sampler", None)
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(trainer.state.epoch)
@@ -250,20 +250,20 @@ class RunHandler:
         self._fresh_epoch = True
         self._progress.start_epoch(trainer.state.epoch)
 
-    def _iteration_started(self, trainer: Engine) -> None:
+    def _iteration_started(self, trainer: Any) -> None:
         if self._fresh_epoch:
             self._fresh_epoch = False
             self._lr = [group["lr"] for group in self.optimizer.param_groups]
             seed_everything(self.seed, trainer.state.epoch, distributed.rank())
 
-    def _iteration_completed(self, trainer: Engine) -> None:
+    def _iteration_completed(self, trainer: Any) -> None:
         loss = float(from_engine("loss", first=True)(trainer.state.output))
         if not math.isfinite(loss):
             raise UserError(self._describe_bad_loss(trainer, loss))
         self._losses.append(loss)
         self._progress.step(loss)
 
-    def _describe_bad_loss(self, trainer: Engine, loss: float) -> str:
+    def _describe_bad_loss(self, trainer: Any, loss: float) -> str:
         batch = trainer.state.batch if isinstance(trainer.state.batch, list) else []
         cases = [str(b.get("case", "?")) for b in batch if isinstance(b, dict)]
         kept = f"epoch {trainer.state.epoch - 1} is kept in {self.checkpoints.folder}"
@@ -274,7 +274,7 @@ class RunHandler:
 
     # -- 4. validation ---------------------------------------------------------------------
 
-    def _validated(self, trainer: Engine) -> None:
+    def _validated(self, trainer: Any) -> None:
         state = self.evaluator.state
         if state.epoch != trainer.state.epoch:
             return  # not an epoch of val_interval
@@ -309,7 +309,7 @@ class RunHandler:
         """One plain line for the person who watches."""
         self._progress.say(text)
 
-    def _epoch_finished(self, trainer: Engine) -> None:
+    def _epoch_finished(self, trainer: Any) -> None:
         epoch, loss = trainer.state.epoch, distributed.mean(float(np.mean(self._losses)))
         parameters = self.count_parameters()
         sets = 0 if self.growth is None else self.growth.sets
@@ -336,7 +336,7 @@ class RunHandler:
             return self.growth.count_parameters()
         return count_parameters(self.network)
 
-    def _save(self, trainer: Engine, finished: bool) -> None:
+    def _save(self, trainer: Any, finished: bool) -> None:
         scaler = getattr(trainer, "scaler", None)
         self.checkpoints.save(
             trainer.state.epoch,
@@ -358,7 +358,7 @@ class RunHandler:
 
     # -- 6. end ----------------------------------------------------------------------------
 
-    def _completed(self, trainer: Engine) -> None:
+    def _completed(self, trainer: Any) -> None:
         best = distributed.from_main(self.checkpoints.load_best)
         if distributed.world() > 1:
             trainer.network = self.network  # without DDP
@@ -385,7 +385,7 @@ class RunHandler:
         self.say(_last_line(best, sets, grown, self.folder))
         self._close()
 
-    def _failed(self, trainer: Engine, error: BaseException) -> None:
+    def _failed(self, trainer: Any, error: BaseException) -> None:
         self._close()
         advice = _advice(trainer, error)
         shown = error
@@ -408,7 +408,7 @@ class RunHandler:
         self._lock.release()
 
 
-def _advice(trainer: Engine, error: BaseException) -> str | None:
+def _advice(trainer: Any, error: BaseException) -> str | None:
     """What a person can do about an error that torch raises without saying so."""
     if isinstance(error, torch.OutOfMemoryError):
         return "Out of memory in a training step: lower batch_size, then roi_size."

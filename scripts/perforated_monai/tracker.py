@@ -146,7 +146,7 @@ class Tracker:
 
     # -- what the network holds ------------------------------------------------------------
 
-    def modules(self) -> list[tuple[str, nn.Module]]:
+    def modules(self) -> list[tuple[str, Any]]:
         """Wrapped layers by their name in the base network."""
         return wrapped_modules(self.network)
 
@@ -277,7 +277,12 @@ class Tracker:
         self.best, self.calls = state["best"], state["calls"]
 
     def load_network(self, network_state: dict[str, Tensor]) -> None:
-        """Give the network the structure and weights of a grown state dict, strictly."""
+        """Give the network the structure and weights of a grown state dict, strictly.
+
+        Raises:
+            UserError: for a state dict of another network, naming tensors.
+        """
+        _refuse_other_network(self.network, network_state)
         training = self.network.training
         with _guard(self.config.verbose), self._own_random_numbers(self.seed):
             self._upa.load_net_from_dict(self.network, dict(network_state))
@@ -307,9 +312,27 @@ def forward_settings(config: DendriteConfig) -> Iterator[None]:
         gpa.pc = before
 
 
-def wrapped_modules(network: nn.Module) -> list[tuple[str, nn.Module]]:
+def _refuse_other_network(network: nn.Module, state: dict[str, Tensor]) -> None:
+    """The library loads tensors of another shape in silence when all names fit."""
+    wrong = [
+        f"{name} is {tuple(state[name].shape)}, the network has {tuple(tensor.shape)}"
+        for name, tensor in network.named_parameters()
+        if name in state and not is_dendritic(name) and state[name].shape != tensor.shape
+    ]
+    if wrong:
+        shown = "; ".join(wrong[:3])
+        msg = f"The checkpoint is of another network ({len(wrong)} tensors: {shown})."
+        raise UserError(msg)
+
+
+def wrapped_modules(network: nn.Module) -> list[tuple[str, Any]]:
     """Layers wrapped by perforatedai, by their name in the base network."""
     return [(n, m) for n, m in network.named_modules() if type(m).__name__ == "PAINeuronModule"]
+
+
+def is_dendritic(name: str) -> bool:
+    """Whether a parameter came, or grows, with dendrites; its shape depends on their number."""
+    return ".dendrites_to_top" in name or ".dendrites_to_dendrites" in name
 
 
 def is_scaffold(name: str) -> bool:
@@ -442,14 +465,14 @@ def _dendrite_maker(config: DendriteConfig) -> Any:
     return make
 
 
-def _set_dimensions_on_first_forward(module: nn.Module) -> None:
+def _set_dimensions_on_first_forward(module: Any) -> None:
     """Tell the library which axis holds the channels, from the layer's first real output.
 
     A wrong value makes it print and leave with exit code 0 inside the first backward pass.
     """
     linear = isinstance(module.main_module, nn.Linear)
 
-    def hook(wrapped: nn.Module, _: Any, out: Tensor) -> None:
+    def hook(wrapped: Any, _: Any, out: Tensor) -> None:
         dimensions = [-1] * out.dim()
         dimensions[-1 if linear else 1] = 0
         if wrapped.this_output_dimensions.tolist() != dimensions:
@@ -459,7 +482,7 @@ def _set_dimensions_on_first_forward(module: nn.Module) -> None:
     handle = module.register_forward_hook(hook)
 
 
-def _keep_dtype(module: nn.Module) -> None:
+def _keep_dtype(module: Any) -> None:
     """Give a wrapped layer the output dtype of its main layer.
 
     Under bf16 autocast the library's float32 weights make the sum float32, and every activation

@@ -131,7 +131,7 @@ def _load_grown(network: nn.Module, best: dict[str, Any], run: Path) -> None:
         tracker.open()
         try:
             tracker.load_network(best["network"])
-        except (RuntimeError, KeyError) as error:
+        except (RuntimeError, KeyError, UserError) as error:
             raise UserError(_misfit(run, error)) from None
         finally:
             tracker.close()

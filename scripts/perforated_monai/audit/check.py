@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import nibabel as nib
 from tqdm import tqdm
 
 from ..errors import UserError
@@ -71,7 +70,7 @@ def check_dataset(
         progress: show a bar on a terminal.
 
     Raises:
-        UserError: a missing or empty folder, one without volumes, or a manifest that cannot be read.
+        UserError: a folder that is missing, empty or without volumes, or an unreadable manifest.
     """
     root = dataset_root(folder)
     manifest = _manifest(root, manifest)
@@ -83,8 +82,7 @@ def check_dataset(
     paired = [case for case in cases if listed.issuperset(manifest.files(case))]
     if isinstance(pictures, int):
         pictures = set(paired[:: max(1, -(-len(paired) // pictures))] if pictures else [])
-    with nib.imageglobals.LoggingOutputSuppressor():  # the rules say what nibabel would log
-        findings = list(_check_pairs(facts, paired, read, workers, pictures, progress))
+    findings = list(_check_pairs(facts, paired, read, workers, pictures, progress))
     findings += run(("dataset",), "", facts, voxels=read == "all")
     return Audit(root, manifest, worst_first(findings), facts.pairs)
 

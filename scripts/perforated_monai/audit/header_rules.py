@@ -132,7 +132,8 @@ def _invertible(matrix: np.ndarray) -> bool:
 def _corner_shift(volume: Volume) -> float:
     """Largest distance of a corner by sform and by qform, in smallest voxel edges."""
     try:
-        qform = np.asarray(volume.header.get_qform(), float)
+        with np.errstate(all="ignore"):
+            qform = np.asarray(volume.header.get_qform(), float)
     except Exception:  # nibabel raises by what the quaternion is
         return float("nan")
     size = np.array(volume.shape[:3])

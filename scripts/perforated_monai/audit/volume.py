@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import logging
 import math
 import stat
 import struct
@@ -22,6 +23,7 @@ MAX_VOXELS = 2**30  # a 512 x 512 x 2,000 CT has half of it
 LONGEST_EXTENSION = 1 << 24
 DEFLATE_RATIO = 1032  # no deflate stream expands more (zlib technical notes)
 _HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+_SILENT = logging.Logger("header", logging.CRITICAL + 1)  # the rules say what nibabel would log
 _DAMAGE = (OSError, EOFError, zlib.error)
 
 
@@ -89,7 +91,8 @@ class Volume:
     def affine(self) -> np.ndarray:
         """Voxel to world mm, `(4, 4)`, as nibabel and MONAI use it; NaN where it has none."""
         try:
-            return np.asarray(self.header.get_best_affine(), np.float64)
+            with np.errstate(all="ignore"):
+                return np.asarray(self.header.get_best_affine(), np.float64)
         except (ValueError, ArithmeticError, np.linalg.LinAlgError):
             return np.full((4, 4), np.nan)
 
@@ -181,7 +184,8 @@ def _read_header(volume: Volume, stream: IO[bytes]) -> bytes:
         raise Unreadable("whole", f"{len(head)} bytes")
     try:
         with np.errstate(all="ignore"):
-            header = kind.from_fileobj(io.BytesIO(head[:offset]))
+            header = kind.from_fileobj(io.BytesIO(head[:offset]), check=False)
+            header.check_fix(logger=_SILENT)
             header.get_data_dtype(), header.get_data_shape()
     except Exception as error:  # damaged headers raise nearly anything from nibabel
         raise Unreadable("nifti", f"{type(error).__name__}: {error}") from error
