@@ -6,8 +6,9 @@ import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 
 from .errors import UserError
 from .files import atomic
@@ -32,13 +33,13 @@ class CaseTable:
         self.metrics, self.classes = dict(metrics), list(classes)
         self._cases: list[str] = []
 
-    def attach(self, evaluator: Engine) -> None:
+    def attach(self, evaluator: Any) -> None:
         """Collect case names at each step, write at the end."""
         evaluator.add_event_handler(Events.STARTED, self._started)
         evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._step)
         evaluator.add_event_handler(Events.COMPLETED, self._write)
 
-    def _started(self, evaluator: Engine) -> None:
+    def _started(self, evaluator: Any) -> None:
         self._cases = []
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -48,11 +49,11 @@ class CaseTable:
             )
             raise UserError(msg) from None
 
-    def _step(self, evaluator: Engine) -> None:
+    def _step(self, evaluator: Any) -> None:
         for item in evaluator.state.batch:
             self._cases.append(str(item["case"]))
 
-    def _write(self, evaluator: Engine) -> None:
+    def _write(self, evaluator: Any) -> None:
         columns = [f"{p}_{c}" for p in self.metrics.values() for c in self.classes]
         details = [evaluator.state.metric_details[name] for name in self.metrics]
         rows = [

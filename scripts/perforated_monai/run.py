@@ -36,8 +36,8 @@ _runs: weakref.WeakKeyDictionary[Engine, RunHandler] = weakref.WeakKeyDictionary
 class Growth(Protocol):
     """What changes the network's structure during a run; ``DendriteHandler`` is one."""
 
-    sets: int
-
+    @property
+    def sets(self) -> int: ...
     def open(self, run: RunHandler) -> None: ...
     def close(self) -> None: ...
     def finish(self) -> None: ...
@@ -241,7 +241,7 @@ class RunHandler:
     # -- 2. and 3. steps -------------------------------------------------------------------
 
     def _epoch_started(self, trainer: Any) -> None:
-        sampler = getattr(getattr(trainer, "data_loader", None), "sampler", None)
+        sampler: Any = getattr(getattr(trainer, "data_loader", None), "sampler", None)
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(trainer.state.epoch)
         self.score = None
@@ -275,7 +275,7 @@ class RunHandler:
     # -- 4. validation ---------------------------------------------------------------------
 
     def _validated(self, trainer: Any) -> None:
-        state = self.evaluator.state
+        state: Any = self.evaluator.state
         if state.epoch != trainer.state.epoch:
             return  # not an epoch of val_interval
         name = state.key_metric_name
@@ -414,7 +414,7 @@ def _advice(trainer: Any, error: BaseException) -> str | None:
         return "Out of memory in a training step: lower batch_size, then roi_size."
     worker_died = "DataLoader worker" in str(error) and "exited unexpectedly" in str(error)
     if worker_died or isinstance(error, ConnectionError) or "killed by signal" in str(error):
-        dataset = getattr(getattr(trainer, "data_loader", None), "dataset", None)
+        dataset: Any = getattr(getattr(trainer, "data_loader", None), "dataset", None)
         cases = dataset.cases_being_read() if hasattr(dataset, "cases_being_read") else []
         named = f" while reading {', '.join(cases)}" if cases else ""
         return f"A data worker died{named}: often too little memory; lower num_workers."

@@ -456,8 +456,9 @@ def _dendrite_maker(config: DendriteConfig) -> Any:
         if config.initialisation == "layer":
             with torch.no_grad():
                 for module in dendrite.modules():
-                    if hasattr(module, "reset_parameters"):
-                        module.reset_parameters()
+                    reset: Any = getattr(module, "reset_parameters", None)
+                    if reset is not None:
+                        reset()
                 for parameter in dendrite.parameters():
                     parameter.mul_(config.scale)
         return dendrite

@@ -82,13 +82,15 @@ def print_memory(folder: Path, cases: int) -> None:
 
 
 CHECK = """
-import resource, sys
+import re, sys
 from pathlib import Path
 from perforated_monai.audit import check_dataset
 count = int(sys.argv[2])
 names = sorted(p.name for p in (Path(sys.argv[1]) / "imagesTr").iterdir())[:count]
 check_dataset(sys.argv[1], cases=[name.removesuffix(".nii.gz") for name in names])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+# ru_maxrss would hold the peak of the process that started this one
+status = Path("/proc/self/status").read_text()
+print(int(re.search(r"VmHWM:\\s*(\\d+)", status)[1]) / 1024)
 """
 
 
