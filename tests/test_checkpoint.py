@@ -200,3 +200,15 @@ def test_the_state_of_a_grown_run_fits_in(tiny_unet, volume, grow, tmp_path: Pat
     assert loaded["growth"]["members"] == state["growth"]["members"]
     assert torch.equal(loaded["growth"]["best_model"], state["growth"]["best_model"])
     optimizer.load_state_dict(loaded["optimizer"])
+
+
+def test_a_newer_format_is_refused_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = checkpoint.Checkpoints(tmp_path)
+    store.save(1, {"epoch": 1})
+    monkeypatch.setattr(checkpoint, "FORMAT", 99)
+    store.save(2, {"epoch": 2})
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="has format 99; this version reads 1"):
+        store.load_last()

@@ -167,8 +167,11 @@ def test_damaged_checkpoint_is_named_and_the_one_before_used(
     data = bytearray(last.read_bytes())
     data[len(data) // 2] ^= 1
     last.write_bytes(data)
+    half = last.with_name(".epoch_0003.pt.123.tmp")
+    half.write_bytes(b"half")
     with pytest.warns(UserWarning, match="epoch_0002.pt is damaged"):
         train(phantoms, tmp_path)
+    assert not half.exists()
     same_run(tmp_path, plain)
 
 

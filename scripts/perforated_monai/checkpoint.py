@@ -15,6 +15,10 @@ from .files import sha256, write_bytes, write_text
 FORMAT = 1
 
 
+class DamagedCheckpointError(UserError):
+    """The bytes of a checkpoint are not those that were written."""
+
+
 class Checkpoints:
     """The folder ``checkpoints/``: ``epoch_0012.pt`` (the last two) and ``best.pt``.
 
@@ -44,13 +48,14 @@ class Checkpoints:
         """The newest whole checkpoint, or None when there is none at all.
 
         Raises:
-            UserError: when checkpoints exist and every one of them is damaged.
+            UserError: when checkpoints exist and every one of them is damaged, or when the newest
+                whole one has a format this version does not read.
         """
         damaged = []
         for path in reversed(self._epochs()):
             try:
                 return load_hashed(path)
-            except UserError as error:
+            except DamagedCheckpointError as error:
                 warnings.warn(f"{error} The checkpoint before it is used.", stacklevel=2)
                 damaged.append(path.name)
         if damaged:
@@ -85,14 +90,15 @@ def load_hashed(path: Path) -> dict[str, Any]:
     """Read a file of ``save_hashed`` on the CPU.
 
     Raises:
-        UserError: when the hash does not fit or the format is unknown.
+        DamagedCheckpointError: when the hash does not fit.
+        UserError: when the format is unknown.
     """
     data = path.read_bytes()
     stored = _hash_file(path)
     expected = stored.read_text().split() if stored.exists() else []
     if sha256(data) not in expected:
         msg = f"Checkpoint {path} is damaged: its sha256 does not match {stored.name}."
-        raise UserError(msg)
+        raise DamagedCheckpointError(msg)
     content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     if content.get("format") != FORMAT:
         found = content.get("format")

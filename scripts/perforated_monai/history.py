@@ -79,7 +79,9 @@ class History:
             except ImportError:
                 self._board = False
             else:
-                self._board = SummaryWriter(str(self.folder / "tensorboard"))
+                # A resumed run forgets what was shown of epochs after its checkpoint.
+                folder = str(self.folder / "tensorboard")
+                self._board = SummaryWriter(folder, purge_step=event["epoch"])
         if self._board:
             for name in ("loss", "dice", "dendrite_sets", "parameters"):
                 if event[name] is not None:

@@ -166,6 +166,8 @@ class RunHandler:
         """Lock the folder and read where the run stands; rank 0 does it for all."""
         self._take_folder()
         self._open = True
+        for half in self.folder.rglob(".*.tmp"):  # left by a killed run; nothing else holds them
+            half.unlink()
         saved = self.checkpoints.load_last()
         if saved is None:
             self.history.cut(0)
