@@ -245,3 +245,22 @@ def test_last_line_names_the_mistake(
     last = done.stderr.strip().splitlines()[-1]
     assert all(word in last for word in words), last
     assert not (tmp_path / "out").exists()
+
+
+def test_last_line_of_an_inference_names_the_volume(
+    repo: Path, phantoms: Path, tmp_path: Path
+) -> None:
+    """Also where a progress bar is open: its clean-up must not come last."""
+    bundle, scans = repo / "bundles" / "hippocampus_mri_dendritic", tmp_path / "scans"
+    scans.mkdir()
+    whole = sorted((phantoms / "imagesTr").glob("*.nii.gz"))[0].read_bytes()
+    (scans / "a.nii.gz").write_bytes(whole)
+    (scans / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    command = [sys.executable, "-m", "monai.bundle", "run"]
+    command += ["--config_file", str(bundle / "configs" / "inference.json")]
+    command += ["--bundle_root", str(bundle), "--dataset_dir", str(scans)]
+    command += ["--output_dir", str(tmp_path / "masks")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "cut.nii.gz" in done.stderr.strip("\n").splitlines()[-1]
+    assert [p.name for p in (tmp_path / "masks").iterdir()] == ["a_seg.nii.gz"]

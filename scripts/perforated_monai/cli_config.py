@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from monai.bundle import ConfigParser
+from tqdm import tqdm
 
 from .errors import UserError
 
@@ -48,6 +49,9 @@ def guard_command_line() -> None:
 
 
 def _print_cause_last(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    # An open bar would clear its line behind our last one when the interpreter ends.
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
     sys.__excepthook__(kind, error, trace)
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, UserError):
