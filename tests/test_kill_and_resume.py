@@ -57,7 +57,7 @@ POINTS: dict[str, Callable[[int], None]] = {
     ),
     "inside a restructure": lambda n: patched(tracker.Tracker, "_after_restructure", 1),
     "after a restructure": lambda n: patched(tracker, "_remove_all_but", 1 + n % 2),
-    "while the tracker saves its best": lambda n: patched(tracker.Tracker, "_save_best", 1 + n % 3),
+    "before a best is saved": lambda n: patched(checkpoint.Checkpoints, "save_best", 1 + n % 3),
     "before growth is opened": lambda n: patched(tracker.Tracker, "open", 1),
 }
 
