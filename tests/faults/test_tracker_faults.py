@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from perforated_monai.config import DendriteConfig
 from perforated_monai.errors import UserError
 from perforated_monai.optim import assert_complete
 from perforated_monai.tracker import Tracker, TrackerError
+from test_distributed import at, fail, train_two
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +243,16 @@ def test_fault_12_dead_worker_names_the_case(phantoms: Path, tmp_path: Path) -> 
     dataset._fixed.transforms = (KilledWhileReading(), *dataset._fixed.transforms)
     with refused("data worker died while reading phantom_003"):
         made.run()
+
+
+def test_fault_13_one_rank_raises(
+    phantoms: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    """Two gloo processes; the other one ends with the message, long before its timeout."""
+    start = time.monotonic()
+    assert train_two(phantoms, tmp_path / "run", False, at(2, (1,), fail)) == [1, 1]
+    assert time.monotonic() - start < 60  # the promise of the library, not a speed
+    assert "Rank 1 stopped this run: a volume of zero size" in capfd.readouterr().err
 
 
 def test_fault_14_debugger_key_press_and_exit_become_errors(
