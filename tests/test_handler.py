@@ -8,8 +8,8 @@ from ignite.engine import Events
 
 from harness import BUNDLE, history, train, workflow
 from perforated_monai import DendriteHandler, UserError
+from perforated_monai.grown import wrapped_modules
 from perforated_monai.optim import assert_complete
-from perforated_monai.tracker import wrapped_modules
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:

@@ -12,8 +12,9 @@ from torch import nn
 
 from perforated_monai.config import DendriteConfig
 from perforated_monai.errors import UserError
+from perforated_monai.grown import wrapped_modules
 from perforated_monai.inject import NoMatchingLayerError
-from perforated_monai.tracker import Tracker, forward_settings, wrapped_modules
+from perforated_monai.tracker import Tracker, forward_settings
 
 
 def step(tracker: Tracker, x: torch.Tensor) -> torch.optim.Optimizer:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import UserError
+from .grown import wrapped_modules
 from .network import add_dendrites, replace_module
 
 
@@ -25,10 +26,7 @@ def make_plain(network: nn.Module, activation: str) -> dict[str, int]:
         UserError: for dendrites on a module that is no layer or block of ``add_dendrites``.
     """
     counts: dict[str, int] = {}
-    wrapped: list[tuple[str, Any]] = [
-        (n, m) for n, m in network.named_modules() if type(m).__name__ == "PAINeuronModule"
-    ]
-    for name, module in wrapped:
+    for name, module in wrapped_modules(network):
         count = int(module.dendrite_modules_added)
         main = module.main_module
         if count == 0:

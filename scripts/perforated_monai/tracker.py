@@ -6,13 +6,10 @@ pyproject.toml and ``tests/test_tracker.py`` say when one of them can go.
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import copy
-import io
 import math
 import os
-import pdb
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -25,13 +22,11 @@ from torch import Tensor, nn
 
 from .config import DendriteConfig
 from .errors import UserError
+from .grown import count_grown_parameters, is_scaffold, refuse_other_network, wrapped_modules
 from .inject import find_layers
+from .isolation import TrackerError, guard, inside, keep_matplotlib_backend
 
 _open_tracker: Tracker | None = None
-
-
-class TrackerError(RuntimeError):
-    """perforatedai wanted its debugger, a key press or to leave; the run stops instead."""
 
 
 @dataclass(frozen=True)
@@ -100,15 +95,15 @@ class Tracker:
         if self.writes:
             self.folder.mkdir(parents=True, exist_ok=True)
         self._before = (gpa.pc, gpa.pai_tracker)
-        with _guard(self.config.verbose):
+        with guard(self.config.verbose):
             gpa.pc = gpa.PAIConfig()
         _open_tracker = self
         try:
-            with _guard(self.config.verbose), self._own_random_numbers(self.seed):
+            with guard(self.config.verbose), self._own_random_numbers(self.seed):
                 _apply_settings(gpa.pc, self.config, self.layers, self.network)
                 # A fresh folder: perforate_model reads settings of earlier runs from the current
                 # folder and writes its own there.
-                with tempfile.TemporaryDirectory() as empty, _inside(empty):
+                with tempfile.TemporaryDirectory() as empty, inside(empty):
                     upa.perforate_model(
                         self.network,
                         save_name="tracker",
@@ -179,7 +174,7 @@ class Tracker:
         if self.sets == 0 or state["current_n_set_global_best"]:
             return True
         best = state["global_best_validation_score"]
-        with _guard(self.config.verbose):
+        with guard(self.config.verbose):
             relative = self._gpa.pc.get_improvement_threshold()
         raw = self.config.improvement_threshold_raw
         return bool(score * (1.0 - relative) > best and score - raw > best)
@@ -217,7 +212,7 @@ class Tracker:
         generator_seed = hash((self.seed, self.calls)) % 2**31
         self.calls += 1
         training = self.network.training
-        with _guard(self.config.verbose), self._own_random_numbers(generator_seed):
+        with guard(self.config.verbose), self._own_random_numbers(generator_seed):
             _, restructured, complete = gpa.pai_tracker.add_validation_score(score, self.network)
         # The returned network mixes modes when it was in eval mode: set them all.
         self.network.train(training)
@@ -239,7 +234,7 @@ class Tracker:
             yield
 
     def _save_best(self) -> None:
-        with _guard(self.config.verbose):
+        with guard(self.config.verbose):
             self._upa.save_system(self.network, str(self.folder), "best_model")
 
     def _after_restructure(self) -> None:
@@ -271,7 +266,7 @@ class Tracker:
             (self.folder / "best_model.pt").write_bytes(state["best_model"].numpy().tobytes())
         self.load_network(network_state)
         tracker = self._gpa.pai_tracker
-        with _guard(self.config.verbose):
+        with guard(self.config.verbose):
             tracker.reset_module_vector(self.network, False)
         tracker.member_vars.update(state["members"])
         self.best, self.calls = state["best"], state["calls"]
@@ -282,9 +277,9 @@ class Tracker:
         Raises:
             UserError: for a state dict of another network, naming tensors.
         """
-        _refuse_other_network(self.network, network_state)
+        refuse_other_network(self.network, network_state)
         training = self.network.training
-        with _guard(self.config.verbose), self._own_random_numbers(self.seed):
+        with guard(self.config.verbose), self._own_random_numbers(self.seed):
             self._upa.load_net_from_dict(self.network, dict(network_state))
         self.network.train(training)
 
@@ -302,7 +297,7 @@ def forward_settings(config: DendriteConfig) -> Iterator[None]:
     """
     gpa, _ = _library()
     before = gpa.pc
-    with _guard(verbose=False):
+    with guard(verbose=False):
         gpa.pc = gpa.PAIConfig()
     gpa.pc.set_pai_forward_function(activation_function(config.activation))
     gpa.pc.set_perforated_backpropagation(False)
@@ -312,50 +307,10 @@ def forward_settings(config: DendriteConfig) -> Iterator[None]:
         gpa.pc = before
 
 
-def _refuse_other_network(network: nn.Module, state: dict[str, Tensor]) -> None:
-    """The library loads tensors of another shape in silence when all names fit."""
-    wrong = [
-        f"{name} is {tuple(state[name].shape)}, the network has {tuple(tensor.shape)}"
-        for name, tensor in network.named_parameters()
-        if name in state and not is_dendritic(name) and state[name].shape != tensor.shape
-    ]
-    if wrong:
-        shown = "; ".join(wrong[:3])
-        msg = f"The checkpoint is of another network ({len(wrong)} tensors: {shown})."
-        raise UserError(msg)
-
-
-def wrapped_modules(network: nn.Module) -> list[tuple[str, Any]]:
-    """Layers wrapped by perforatedai, by their name in the base network."""
-    return [(n, m) for n, m in network.named_modules() if type(m).__name__ == "PAINeuronModule"]
-
-
-def is_dendritic(name: str) -> bool:
-    """Whether a parameter came, or grows, with dendrites; its shape depends on their number."""
-    return ".dendrites_to_top" in name or ".dendrites_to_dendrites" in name
-
-
-def is_scaffold(name: str) -> bool:
-    """Whether a parameter only serves the library: never trained, not in the exported network."""
-    return ".parent_module." in name or ".dendrites_to_candidates" in name
-
-
-def count_grown_parameters(network: nn.Module) -> int:
-    """Parameters used at inference: templates and superseded rows of ``dendrites_to_top`` left out.
-
-    ``perforatedai.count_params`` still includes the latter (34 against 30 on Linear(3, 2), D = 2).
-    """
-    stale = set()
-    for _, module in wrapped_modules(network):
-        stale |= {id(p) for p in list(module.dendrites_to_top)[:-1]}
-    named = network.named_parameters()
-    return sum(p.numel() for n, p in named if not is_scaffold(n) and id(p) not in stale)
-
-
 def _library() -> tuple[Any, Any]:
     """Import perforatedai without letting it change plotting, or say what is needed."""
     try:
-        with _guard(verbose=False), _keep_matplotlib_backend():
+        with guard(verbose=False), keep_matplotlib_backend():
             from perforatedai import globals_perforatedai as gpa
             from perforatedai import utils_perforatedai as upa
     except ImportError as error:
@@ -515,49 +470,3 @@ def _remove_all_but(folder: Path, keep: str) -> None:
     for file in folder.glob("*"):
         if file.is_file() and file.name != keep:
             file.unlink()
-
-
-@contextlib.contextmanager
-def _guard(verbose: bool) -> Iterator[None]:
-    """Around each library call: no debugger, no key press, no exit, no print, no stdin."""
-    saved = (pdb.set_trace, builtins.input, sys.stdin)
-    said = io.StringIO()
-
-    def refuse(*_: Any, **__: Any) -> Any:
-        lines = [line for line in said.getvalue().splitlines() if line.strip()]
-        msg = "perforatedai stopped for its user. Its last words: " + " | ".join(lines[-6:])
-        raise TrackerError(msg)
-
-    pdb.set_trace = refuse  # type: ignore[assignment]
-    builtins.input = refuse
-    sys.stdin = io.StringIO()
-    try:
-        with contextlib.nullcontext() if verbose else contextlib.redirect_stdout(said):
-            yield
-    except SystemExit:
-        refuse()
-    finally:
-        pdb.set_trace, builtins.input, sys.stdin = saved
-
-
-@contextlib.contextmanager
-def _inside(folder: str) -> Iterator[None]:
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
-
-
-@contextlib.contextmanager
-def _keep_matplotlib_backend() -> Iterator[None]:
-    """The library forces the Agg backend at import; a notebook's own choice comes back."""
-    try:
-        import matplotlib
-    except ImportError:
-        yield
-        return
-    before = dict.get(matplotlib.rcParams, "backend")
-    yield
-    dict.__setitem__(matplotlib.rcParams, "backend", before)

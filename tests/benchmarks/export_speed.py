@@ -30,12 +30,14 @@ from torch import Tensor, nn
 from perforated_monai import build_network, engines
 from perforated_monai.config import DendriteConfig
 from perforated_monai.formats import Source, quiet
+from perforated_monai.grown import wrapped_modules
+from perforated_monai.isolation import guard
 from perforated_monai.layer import DendriticLayer
 from perforated_monai.measure import peak_memory, time_patches
 from perforated_monai.network import count_parameters
 from perforated_monai.parity import compare, machine, outputs
 from perforated_monai.plain import make_plain
-from perforated_monai.tracker import Tracker, _guard, forward_settings, wrapped_modules
+from perforated_monai.tracker import Tracker, forward_settings
 
 BASE = {
     "name": "UNet",
@@ -134,7 +136,7 @@ def clean(tracker: Tracker) -> nn.Module:
     """
     network = copy.deepcopy(tracker.network)
     rows = {n: m.dendrites_to_top[-1].detach().clone() for n, m in wrapped_modules(network)}
-    with _guard(verbose=False):
+    with guard(verbose=False):
         cleaned = tracker._upa.prepare_final_model(network)
     if tracker.sets == 1:
         for name, row in rows.items():

@@ -32,8 +32,9 @@ from perforated_monai import checkpoint
 from perforated_monai.checkpoint import Checkpoints, load_hashed
 from perforated_monai.config import DendriteConfig
 from perforated_monai.errors import UserError
+from perforated_monai.isolation import TrackerError
 from perforated_monai.optim import assert_complete
-from perforated_monai.tracker import Tracker, TrackerError
+from perforated_monai.tracker import Tracker
 from test_distributed import at, fail, train_two
 
 

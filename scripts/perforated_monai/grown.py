@@ -1,0 +1,49 @@
+"""What a network grown by the tracker holds: wrapped layers, dendritic parameters, their number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from .errors import UserError
+
+
+def wrapped_modules(network: nn.Module) -> list[tuple[str, Any]]:
+    """Layers wrapped by perforatedai, by their name in the base network."""
+    return [(n, m) for n, m in network.named_modules() if type(m).__name__ == "PAINeuronModule"]
+
+
+def is_dendritic(name: str) -> bool:
+    """Whether a parameter came, or grows, with dendrites; its shape depends on their number."""
+    return ".dendrites_to_top" in name or ".dendrites_to_dendrites" in name
+
+
+def is_scaffold(name: str) -> bool:
+    """Whether a parameter only serves the library: never trained, not in the exported network."""
+    return ".parent_module." in name or ".dendrites_to_candidates" in name
+
+
+def count_grown_parameters(network: nn.Module) -> int:
+    """Parameters used at inference: templates and superseded rows of ``dendrites_to_top`` left out.
+
+    ``perforatedai.count_params`` still includes the latter (34 against 30 on Linear(3, 2), D = 2).
+    """
+    stale = set()
+    for _, module in wrapped_modules(network):
+        stale |= {id(p) for p in list(module.dendrites_to_top)[:-1]}
+    named = network.named_parameters()
+    return sum(p.numel() for n, p in named if not is_scaffold(n) and id(p) not in stale)
+
+
+def refuse_other_network(network: nn.Module, state: dict[str, Tensor]) -> None:
+    """The library loads tensors of another shape in silence when all names fit."""
+    wrong = [
+        f"{name} is {tuple(state[name].shape)}, the network has {tuple(tensor.shape)}"
+        for name, tensor in network.named_parameters()
+        if name in state and not is_dendritic(name) and state[name].shape != tensor.shape
+    ]
+    if wrong:
+        shown = "; ".join(wrong[:3])
+        msg = f"The checkpoint is of another network ({len(wrong)} tensors: {shown})."
+        raise UserError(msg)
