@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from harness import BUNDLE, in_child, kill_self, train
-from perforated_monai import UserError, build_network, export, load_weights, staging
+from perforated_monai import UserError, build_network, export, load_weights, proof, staging
 from perforated_monai.__main__ import main
-from perforated_monai.export import export_run, make_spec
+from perforated_monai.export import export_formats, export_run, make_spec
 from perforated_monai.formats import (
     FIXED_SIZE,
     PACKAGES,
@@ -191,7 +191,7 @@ def test_formats(name: str, format_: str, grown, tmp_path: Path) -> None:
     spec, plain = make_spec(trained)
     fixed = spec["base"]["name"] in FIXED_SIZE
     source = Source(bundle_for(tmp_path, spec, plain, x), plain, tuple(x.shape[1:]), fixed)
-    run = read_format(format_, write_format(format_, source))
+    run = read_format(format_, write_format(format_, source), source)
     other = (
         x[:1] if fixed else torch.cat([x[:1]] * 3)[..., : x.size(-1) // 2].repeat_interleave(2, 2)
     )
@@ -199,6 +199,9 @@ def test_formats(name: str, format_: str, grown, tmp_path: Path) -> None:
         expected = outputs(plain, example)
         tolerance = 1e-5 * max(1.0, float(expected.abs().max()))
         torch.testing.assert_close(outputs(run, example), expected, rtol=0, atol=tolerance)
+    if fixed:
+        with pytest.raises(UserError, match=r"one window, 1×64×64.*roi_size"):
+            run(x[..., :32])
     if format_ == "ts":
         from monai.data import load_net_with_metadata
 
@@ -320,10 +323,32 @@ def test_formats_of_former_weights_go(plain_run: Path, bundle: Path) -> None:
     assert found == ["model.pt", "network.json", "notes.txt", "parity.json"]
 
 
+def test_formats_of_a_bundle_without_its_run(plain_run: Path, bundle: Path, capsys) -> None:
+    """What a clone has: model.pt and network.json. The larger formats come from them."""
+    export_run(plain_run, bundle)
+    weights = (bundle / "models/model.pt").read_bytes()
+    assert main(["export", "--bundle", str(bundle), "--formats", "ts"]) == 0
+    assert "model.ts" in capsys.readouterr().out
+    assert (bundle / "models/model.pt").read_bytes() == weights
+    report = json.loads((bundle / "models/parity.json").read_text())
+    assert [row["name"] for row in report["rows"]] == ["model.pt", "model.ts"]
+    assert report["reference"] == "model.pt"
+    assert "against `model.pt`" in (bundle / "docs/README.md").read_text()
+    assert not list(bundle.rglob(".export*"))
+    (bundle / "models/model.pt").write_bytes(weights[:-1])
+    before = content(bundle)
+    with pytest.raises(UserError, match=r"model\.pt must have sha256"):
+        export_formats(bundle, ["ts"])
+    (bundle / "models/network.json").unlink()
+    with pytest.raises(UserError, match=r"network\.json cannot be read"):
+        export_formats(bundle, ["ts"])
+    assert {n: d for n, d in before.items() if n != "models/network.json"} == content(bundle)
+
+
 KILLS: dict[str, Callable[[], None]] = {
     "before anything is written": lambda: setattr(export, "_write_bundle", die),
-    "between weights and formats": lambda: setattr(export, "write_format", die),
-    "while formats are compared": lambda: setattr(export.parity, "measure", die),
+    "between weights and formats": lambda: setattr(proof, "write_format", die),
+    "while formats are compared": lambda: setattr(proof.parity, "measure", die),
     "before the moves": lambda: setattr(export, "remove_at_end", die),
 }
 
@@ -428,7 +453,7 @@ def test_a_bundle_of_other_channels_is_refused(plain_run: Path, bundle: Path) ->
 
 
 def test_a_format_that_disagrees_is_refused(plain_run: Path, bundle: Path, monkeypatch) -> None:
-    monkeypatch.setattr(export, "read_format", lambda *_: lambda x: torch.zeros(2, 3, 16, 16, 16))
+    monkeypatch.setattr(proof, "read_format", lambda *_: lambda x: torch.zeros(2, 3, 16, 16, 16))
     before = content(bundle)
     with pytest.raises(UserError, match=r"model\.ts gives other labels"):
         export_run(plain_run, bundle, formats=["ts"])

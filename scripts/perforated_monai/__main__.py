@@ -119,23 +119,31 @@ def check(
 
 
 def export(
-    run: str, bundle: str, formats: str = "installed", volumes: str = "", engine: str = ""
+    run: str = "", bundle: str = "", formats: str = "installed", volumes: str = "", engine: str = ""
 ) -> int:
     """Write the best network of a training run into a bundle, as a plain network.
 
     Args:
-        run: run folder (the output_dir of a training).
+        run: run folder (the output_dir of a training); without it the formats of the bundle's own
+            model.pt are written.
         bundle: bundle folder, such as bundles/hippocampus_mri_dendritic.
         formats: beside model.pt: of ts, pt2, onnx, with commas; "installed" takes those whose
             packages are there, "none" none.
         volumes: folder of NIfTI volumes to compare the formats on; phantoms by default.
         engine: "auto" measures every installed engine and names the best; "all" or names measure.
     """
-    from .export import export_run
+    from .export import export_formats, export_run
     from .formats import as_list, choose_formats, unavailable
 
+    if not bundle:
+        msg = "export needs --bundle DIR, and the run folder unless model.pt is there already."
+        raise UsageError(msg)
     chosen = choose_formats(None if formats == "installed" else as_list(formats))
-    record = export_run(run, bundle, chosen, volumes or None, ",".join(as_list(engine)))
+    options = (chosen, volumes or None, ",".join(as_list(engine)))
+    if run:
+        record = export_run(str(run), str(bundle), *options)
+    else:
+        record = export_formats(str(bundle), *options)
     grown = sum(d["count"] for d in record["dendrites"].values())
     shape = f"{len(record['dendrites'])} layers with dendrites ({grown} in all)"
     if not record["dendrites"]:

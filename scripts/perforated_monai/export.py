@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,24 +16,16 @@ from torch import Tensor, nn
 from . import __version__, engines, parity
 from .errors import UserError
 from .files import sha256, write_bytes, write_json, write_text
-from .formats import (
-    FIXED_SIZE,
-    PACKAGES,
-    Source,
-    choose_formats,
-    missing_packages,
-    read_format,
-    write_format,
-)
-from .measure import Run, count_flops
-from .network import build_network, count_parameters
-from .patches import BATCH, Patches, load_patches
+from .formats import FIXED_SIZE, PACKAGES, Source, choose_formats
+from .network import build_network, count_parameters, load_weights
+from .patches import load_patches
 from .plain import make_plain
+from .proof import Reference, prove, refuse_difference, trained_outputs
 from .staging import finish, remove_at_end, staged
 from .trained import Trained, load_trained
 
-LARGEST_DIFFERENCE = 1e-5
 _CONFIGS = ("train.json", "evaluate.json", "inference.json")
+_SPEC = ("format", "base", "dendrites")
 
 
 def export_run(
@@ -77,25 +70,62 @@ def export_run(
     shape = engines.input_shape(configs["metadata.json"])
     patches = load_patches(bundle, configs["inference.json"], shape, volumes)
     exclusive = parity.exclusive_labels(configs["inference.json"])
-    reference = _trained_outputs(trained, patches, configs["metadata.json"])
-    found = parity.outputs(network, patches.batches)
-    difference = parity.compare(reference, found, exclusive)
-    _refuse_difference(trained, difference)
-    record = _record(spec, network, trained, difference)
-    fixed = spec["base"]["name"] in FIXED_SIZE
+    expected = trained_outputs(trained, patches, configs["metadata.json"])
+    difference = parity.compare(expected, parity.outputs(network, patches.batches), exclusive)
+    refuse_difference(trained, difference)
+    record = _record(spec, network, trained, difference, shape)
+    runs = {"trained network": trained.network, "model.pt": network}
+    reference = Reference("trained network", runs, expected, patches, exclusive)
     with staged(bundle) as stage:
-        _write_bundle(stage, bundle, network.state_dict(), record, configs, trained.best)
-        source = Source(stage, network, shape, fixed)
-        runs: dict[str, Run] = {"trained network": trained.network, "model.pt": network}
-        for name in chosen:
-            runs[f"model.{name}"] = read_format(name, write_format(name, source))
-        runs |= _engine_runs(source, patches.batches, engine)
+        _write_bundle(stage, network.state_dict(), record, configs, trained.best)
         with trained.settings():
-            report = _parity(runs, reference, patches, exclusive, source, spec)
-        _choose(report, runs, patches, exclusive, engine)
-        write_json(stage / "models" / "parity.json", report)
-        _write_page(stage, bundle, report)
+            report = prove(_source(stage, spec, network, shape), reference, spec, chosen, engine)
+        _write_proof(stage, bundle, report)
         _note_stale_files(stage)
+    return record
+
+
+def export_formats(
+    bundle: str | Path,
+    formats: Sequence[str] | None = None,
+    volumes: str | Path | None = None,
+    engine: str = "",
+) -> dict[str, Any]:
+    """Write the larger formats of an exported bundle, from its ``model.pt``.
+
+    For bundles that come with ``model.pt`` and ``network.json`` only, as from a clone. Formats are
+    compared with ``model.pt``; ``models/parity.json`` and the table of ``docs/README.md`` are
+    written anew. Formats not asked for stay when they are there.
+
+    Args:
+        bundle: a bundle that ``export_run`` wrote.
+        formats, volumes, engine: as for ``export_run``.
+
+    Returns:
+        what ``network.json`` holds.
+
+    Raises:
+        UserError: weights that are not those of ``network.json``, or as for ``export_run``.
+    """
+    bundle = Path(bundle)
+    chosen = choose_formats(formats)
+    finish(bundle)
+    configs = _read_configs(bundle)
+    record = _read_record(bundle)
+    network = build_network(record)
+    load_weights(network, bundle / "models" / "model.pt", record.get("model_sha256")).eval()
+    shape = engines.input_shape(configs["metadata.json"])
+    patches = load_patches(bundle, configs["inference.json"], shape, volumes)
+    exclusive = parity.exclusive_labels(configs["inference.json"])
+    expected = parity.outputs(network, patches.batches)
+    reference = Reference("model.pt", {"model.pt": network}, expected, patches, exclusive)
+    with staged(bundle) as stage:
+        for name in ("configs/inference.json", "configs/metadata.json", "models/model.pt"):
+            (stage / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(bundle / name, stage / name)
+        spec = {key: record[key] for key in _SPEC}
+        source = _source(stage, spec, network, shape)
+        _write_proof(stage, bundle, prove(source, reference, spec, chosen, engine))
     return record
 
 
@@ -113,106 +143,6 @@ def make_spec(trained: Trained) -> tuple[dict[str, Any], nn.Module]:
     return spec, network.eval()
 
 
-# -- proof -----------------------------------------------------------------------------------
-
-
-def _trained_outputs(trained: Trained, patches: Patches, metadata: dict[str, Any]) -> list[Tensor]:
-    channels = int(metadata["network_data_format"]["outputs"]["pred"]["num_channels"])
-    try:
-        with trained.settings():
-            found = parity.outputs(trained.network, patches.batches)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        msg = f"The network of {trained.run} does not take the input of metadata.json: {reason}"
-        raise UserError(msg) from None
-    if found[0].size(1) != channels:
-        msg = (
-            f"The network of {trained.run} gives {found[0].size(1)} channels; metadata.json of the "
-            f"bundle says {channels}. Export it into its own bundle."
-        )
-        raise UserError(msg)
-    return found
-
-
-def _refuse_difference(trained: Trained, difference: dict[str, float]) -> None:
-    if difference["relative"] > LARGEST_DIFFERENCE:
-        msg = (
-            f"The exported network's outputs differ from the trained network's by "
-            f"{difference['max_abs_difference']:.2e} ({trained.run}). Nothing was written."
-        )
-        raise UserError(msg)
-
-
-def _engine_runs(source: Source, batches: list[Tensor], engine: str) -> dict[str, Run]:
-    if not engine:
-        return {}
-    every = engine in ("auto", "all")
-    names = list(engines.ENGINES) if every else [n.strip() for n in engine.split(",")]
-    if "openvino-int8" in names and not missing_packages(["openvino", "nncf"]):
-        engines.save_int8(source, batches)
-    runs = engines.load_engines(source, batches, names, required=not every)
-    return {f"engine {name}": run for name, run in runs.items()}
-
-
-def _parity(
-    runs: dict[str, Run],
-    reference: list[Tensor],
-    patches: Patches,
-    exclusive: bool,
-    source: Source,
-    spec: dict[str, Any],
-) -> dict[str, Any]:
-    """Content of ``parity.json``; refuses a format that disagrees."""
-    example = patches.batches[0]
-    rows = []
-    costs = parity.measure(runs, example)
-    for name, run in runs.items():
-        compared = parity.compare(reference, parity.outputs(run, patches.batches), exclusive)
-        if name.startswith("model.") and compared["label_agreement"] < parity.LEAST_AGREEMENT:
-            msg = (
-                f"{name} gives other labels than the trained network: "
-                f"{compared['label_agreement']:.4%} agree on {patches.source}, 99.99 % are needed. "
-                "The bundle was left as it was."
-            )
-            raise UserError(msg)
-        file = source.folder / "models" / name
-        rows.append(
-            {
-                "name": name,
-                "file_bytes": file.stat().st_size if file.is_file() else None,
-                "max_abs_difference": compared["max_abs_difference"],
-                "label_agreement": compared["label_agreement"],
-                **costs[name],
-            }
-        )
-    base = build_network({**spec, "dendrites": {}}).eval()
-    return {
-        "format": parity.FORMAT,
-        "written_by": f"perforated_monai {__version__}",
-        "volumes": patches.source,
-        "patch": list(source.shape),
-        "batch": BATCH,
-        "free_axes": "batch" if source.fixed_size else "batch and space",
-        "machine": parity.machine(),
-        "parameters": {"base": count_parameters(base), "total": count_parameters(source.network)},
-        "flops": {
-            "base": count_flops(base, example),
-            "total": count_flops(source.network, example),
-        },
-        "rows": rows,
-    }
-
-
-def _choose(
-    report: dict[str, Any], runs: dict[str, Run], patches: Patches, exclusive: bool, engine: str
-) -> None:
-    if engine != "auto":
-        return
-    tried = {n.removeprefix("engine "): r for n, r in runs.items() if n.startswith("engine ")}
-    name, reason = engines.fastest(tried, patches.batches, exclusive, patches.source)
-    report["engine"] = {"name": name, "reason": reason}
-
-
 # -- reading and writing ---------------------------------------------------------------------
 
 
@@ -227,12 +157,38 @@ def _read_configs(bundle: Path) -> dict[str, Any]:
     return found
 
 
+def _read_record(bundle: Path) -> dict[str, Any]:
+    path = bundle / "models" / "network.json"
+    try:
+        record = json.loads(path.read_text())
+        missing = [key for key in (*_SPEC, "model_sha256") if key not in record]
+    except (OSError, ValueError, TypeError) as error:
+        msg = f"{path} cannot be read ({type(error).__name__}). Export a training run first."
+        raise UserError(msg) from None
+    if missing:
+        msg = f"{path} must have {', '.join(missing)}. Export a training run first."
+        raise UserError(msg)
+    return record
+
+
+def _source(
+    stage: Path, spec: dict[str, Any], network: nn.Module, shape: tuple[int, ...]
+) -> Source:
+    return Source(stage, network, shape, spec["base"]["name"] in FIXED_SIZE)
+
+
 def _record(
-    spec: dict[str, Any], network: nn.Module, trained: Trained, difference: dict[str, float]
+    spec: dict[str, Any],
+    network: nn.Module,
+    trained: Trained,
+    difference: dict[str, float],
+    shape: tuple[int, ...],
 ) -> dict[str, Any]:
     plain_base = build_network({**spec, "dendrites": {}})
+    fixed = spec["base"]["name"] in FIXED_SIZE
     return {
         **spec,
+        **({"fixed_window": list(shape[1:])} if fixed else {}),
         "written_by": f"perforated_monai {__version__}",
         "parameters": {"base": count_parameters(plain_base), "total": count_parameters(network)},
         "max_abs_difference": difference["max_abs_difference"],
@@ -243,7 +199,6 @@ def _record(
 
 def _write_bundle(
     stage: Path,
-    bundle: Path,
     state: dict[str, Tensor],
     record: dict[str, Any],
     configs: dict[str, Any],
@@ -255,7 +210,7 @@ def _write_bundle(
     torch.save({k: v.contiguous().clone() for k, v in state.items()}, buffer)
     data = buffer.getvalue()
     record["model_sha256"] = sha256(data)
-    spec = {key: record[key] for key in ("format", "base", "dendrites")}
+    spec = {key: record[key] for key in _SPEC}
     for name in _CONFIGS:
         definition = configs[name].get("network_def")
         described = definition.get("_desc_") if isinstance(definition, dict) else None
@@ -271,7 +226,8 @@ def _write_bundle(
         write_json(stage / "configs" / name, content, indent=4)
 
 
-def _write_page(stage: Path, bundle: Path, report: dict[str, Any]) -> None:
+def _write_proof(stage: Path, bundle: Path, report: dict[str, Any]) -> None:
+    write_json(stage / "models" / "parity.json", report)
     page = bundle / "docs" / "README.md"
     if page.is_file():
         (stage / "docs").mkdir()

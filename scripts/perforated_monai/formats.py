@@ -111,14 +111,36 @@ def write_format(name: str, source: Source) -> Path:
     return file
 
 
-def read_format(name: str, file: Path) -> Run:
-    """A callable ``(B, C, *space) -> (B, K, *space)`` of a written file, on the CPU."""
+def read_format(name: str, file: Path, source: Source) -> Run:
+    """A callable ``(B, C, *space) -> (B, K, *space)`` of a written file, on the CPU.
+
+    Calling it raises UserError for another window where the network takes one size only.
+    """
     with quiet():
         if name == "ts":
-            return torch.jit.load(str(file), map_location="cpu").eval()
+            return one_size(torch.jit.load(str(file), map_location="cpu").eval(), source)
         if name == "pt2":
-            return torch.export.load(str(file)).module()
-        return onnx_session(file)
+            return one_size(torch.export.load(str(file)).module(), source)
+        return one_size(onnx_session(file), source)
+
+
+def one_size(run: Run, source: Source) -> Run:
+    """``run``, refusing other windows than the one a ``fixed_size`` network was written for."""
+    if not source.fixed_size:
+        return run
+
+    def checked(x: Tensor) -> Tensor:
+        if tuple(x.shape[1:]) != source.shape:
+            wanted, got = ("×".join(map(str, s)) for s in (source.shape, x.shape[1:]))
+            msg = (
+                f"{type(source.network).__name__} was written for one window, {wanted} (channels "
+                f"and voxels; any batch), for its attention computes shapes in Python; got {got}. "
+                "Set roi_size to it, or spatial_shape in metadata.json, and export again."
+            )
+            raise UserError(msg)
+        return run(x)
+
+    return checked
 
 
 def exported_program(source: Source) -> torch.export.ExportedProgram:

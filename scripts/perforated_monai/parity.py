@@ -92,7 +92,8 @@ def markdown(parity: Mapping[str, Any]) -> str:
         f"{parity['machine']['cpu']}, {parity['machine']['threads']} thread(s), torch "
         f"{parity['machine']['torch']}. {parameters['total']:,} parameters and "
         f"{flops['total'] / 1e9:.2f} GFLOP a patch (without dendrites {parameters['base']:,} and "
-        f"{flops['base'] / 1e9:.2f}). Differences and labels are against the trained network.",
+        f"{flops['base'] / 1e9:.2f}). Differences and labels are against {_reference(parity)}. "
+        "Peak memory is what one more call takes: engines that keep their buffers show less.",
         "",
         "| | file | max abs difference | equal labels | ms a patch (quartiles) | peak memory |",
         "|---|---|---|---|---|---|",
@@ -108,6 +109,12 @@ def markdown(parity: Mapping[str, Any]) -> str:
     if "engine" in parity:
         lines += ["", f"Chosen engine: {parity['engine']['reason']}"]
     return "\n".join(lines)
+
+
+def _reference(parity: Mapping[str, Any]) -> str:
+    """Reports written before the key was there compared with the trained network."""
+    name = parity.get("reference", "trained network")
+    return f"the {name}" if name == "trained network" else f"`{name}`"
 
 
 def put_between_markers(page: str, table: str) -> str:
