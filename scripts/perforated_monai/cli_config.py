@@ -82,7 +82,7 @@ def check_overrides(arguments: list[str]) -> None:
     own = set(inspect.signature(run).parameters)
     for key in options:
         name = key.lstrip("+").replace("#", "::")
-        if key not in own and name not in own and not _known(config, name):
+        if key not in own and name not in own and not is_known_key(config, name):
             raise UserError(_unknown(config, key, name))
 
 
@@ -108,7 +108,7 @@ def _file_list(text: str) -> list[str]:
     return [part.strip().strip("'\"") for part in text.strip().strip("[]").split(",")]
 
 
-def _known(config: ConfigParser, name: str) -> bool:
+def is_known_key(config: ConfigParser, name: str) -> bool:
     """Whether a key exists, or is an argument that its component would take."""
     if name in config:
         return True

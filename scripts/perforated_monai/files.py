@@ -56,3 +56,12 @@ def write_json(path: str | Path, value: Any, indent: int = 2) -> None:
 def sha256(data: bytes) -> str:
     """Hex digest of bytes."""
     return hashlib.sha256(data).hexdigest()
+
+
+def hash_of(file: str | Path, kind: str = "sha256") -> str:
+    """Hex digest of a file, read piece by piece."""
+    digest = hashlib.new(kind)
+    with Path(file).open("rb") as handle:
+        while piece := handle.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -58,6 +58,14 @@ def load_weights(network: nn.Module, file: str | Path, sha256: str | None = None
     Raises:
         UserError: for another hash, a file of anything but tensors, or tensors that do not fit.
     """
+    state = read_weights(file, sha256)
+    expect_fit(network.state_dict(), state, file)
+    network.load_state_dict(state, strict=True)
+    return network
+
+
+def read_weights(file: str | Path, sha256: str | None = None) -> dict[str, torch.Tensor]:
+    """Read a flat state dict with ``weights_only=True``; arguments and errors as above."""
     data = Path(file).read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if sha256 is not None and found != sha256:
@@ -65,8 +73,22 @@ def load_weights(network: nn.Module, file: str | Path, sha256: str | None = None
             f"{file} must have sha256 {sha256[:16]}…, not {found[:16]}…. Export or fetch it again."
         )
         raise UserError(msg)
-    state = _read_tensors(file, data)
-    want = network.state_dict()
+    return _read_tensors(file, data)
+
+
+def expect_fit(
+    want: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], file: str | Path
+) -> None:
+    """Refuse a state dict that is not that of a network, by names and shapes.
+
+    Args:
+        want: the network's own state dict; its tensors may lie on the meta device.
+        state: what the file holds.
+        file: named in the error.
+
+    Raises:
+        UserError: naming the first tensors that are missing, unexpected or reshaped.
+    """
     problems = [f"missing {k}" for k in want if k not in state]
     problems += [f"unexpected {k}" for k in state if k not in want]
     problems += [
@@ -78,8 +100,6 @@ def load_weights(network: nn.Module, file: str | Path, sha256: str | None = None
         shown = "; ".join(problems[:5])
         msg = f"{file} does not fit this network ({len(problems)} tensors: {shown}). "
         raise UserError(msg + "Use the network_def that was exported with it.")
-    network.load_state_dict(state, strict=True)
-    return network
 
 
 def base_spec(definition: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from ..errors import UserError
+from .build import NetworkOrReason, build
 from .finding import Finding, worst_first
 from .registry import run
 
@@ -55,7 +56,7 @@ class Bundle:
 
     @cached_property
     def network(self) -> NetworkOrReason:
-        """The network of the inference config, or else of the train config."""
+        """The network of the inference config, or else of the train config, on the meta device."""
         return build(self.definition)
 
     @property
@@ -75,20 +76,11 @@ class Bundle:
         return base if isinstance(base, dict) else {}
 
 
-@dataclass
-class NetworkOrReason:
-    """A network, or why it was not built: `broken` is the bundle's fault."""
-
-    network: Any = None
-    reason: str = ""
-    broken: bool = False
-
-
 def check_bundle(folder: str | Path) -> list[Finding]:
     """List everything that is wrong with a bundle, worst first.
 
     No expression of its configs is evaluated; only a network that is a spec of ours, or a MONAI
-    network with plain arguments, is built.
+    network with plain arguments, is built, without memory for its weights.
 
     Raises:
         UserError: no folder, or none with `configs/`.
@@ -114,28 +106,6 @@ def read_bundle(folder: str | Path) -> Bundle:
     return bundle
 
 
-def build(definition: dict[str, Any]) -> NetworkOrReason:
-    """Build a network from a definition without expressions and references."""
-    from monai.networks import nets
-
-    from ..network import base_spec, build_network
-
-    target = str(definition.get("_target_", ""))
-    if not target:
-        return NetworkOrReason(reason="no _target_", broken=True)
-    if any(sign in json.dumps(definition.get("spec", definition)) for sign in ('"$', '"@', '"%')):
-        return NetworkOrReason(reason="expressions or references, which a check does not evaluate")
-    try:
-        if target == "perforated_monai.build_network":
-            return NetworkOrReason(build_network(definition["spec"]).eval())
-        if not hasattr(nets, target.rpartition(".")[2]) or target.count("."):
-            return NetworkOrReason(reason=f"{target}, which is code of its own")
-        spec = {"format": 1, "base": base_spec(definition), "dendrites": {}}
-        return NetworkOrReason(build_network(spec).eval())
-    except Exception as error:  # a network's constructor raises anything
-        return NetworkOrReason(reason=_reason(error), broken=True)
-
-
 def _parse(path: Path) -> dict[str, Any]:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":
@@ -149,11 +119,13 @@ def _parse(path: Path) -> dict[str, Any]:
 
 
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if twice := sorted({key for key in keys if keys.count(key) > 1}):
-        msg = f"the key {twice[0]!r} twice in one mapping"
-        raise ValueError(msg)
-    return dict(pairs)
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            msg = f"the key {key!r} twice in one mapping"
+            raise ValueError(msg)
+        found[key] = value
+    return found
 
 
 def _reason(error: Exception) -> str:
@@ -162,4 +134,4 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-from . import bundle_rules, network_rules  # noqa: E402, F401 - they register their rules
+from . import bundle_rules, metadata_rules, network_rules  # noqa: E402, F401 - they register

@@ -1,4 +1,4 @@
-"""Rules on a bundle's files, configs and metadata."""
+"""Rules on a bundle's files and configs."""
 
 from __future__ import annotations
 
@@ -12,23 +12,9 @@ from ..errors import UserError
 from ..manifest import load_manifest
 from .bundle import WORKFLOWS, Bundle
 from .finding import WARNING
+from .large_rules import elsewhere
 from .registry import Broken, rule
 
-# metadata.json: what schema 20240725 of MONAI requires; a test compares both.
-REQUIRED = {
-    "schema": str,
-    "version": str,
-    "monai_version": str,
-    "pytorch_version": str,
-    "numpy_version": str,
-    "required_packages_version": dict,
-    "task": str,
-    "description": str,
-    "authors": str,
-    "copyright": str,
-    "network_data_format": dict,
-}
-TENSOR_KEYS = ("type", "format", "num_channels", "spatial_shape", "dtype", "value_range")
 # Keys that MONAI reads from any config.
 OWN_KEYS = ("_desc_", "_meta_", "imports", "initialize", "run", "finalize")
 FILES = ("LICENSE", "configs/metadata.json", "configs/inference.json", "models/model.pt")
@@ -37,7 +23,12 @@ FILES = ("LICENSE", "configs/metadata.json", "configs/inference.json", "models/m
 @rule("bundle-files", "bundle", f"must hold {', '.join(FILES)}")
 def bundle_files(bundle: Bundle) -> Iterator[Broken]:
     for file in FILES:
-        if not (bundle.root / file).is_file():
+        if (bundle.root / file).is_file():
+            continue
+        if file in elsewhere(bundle):
+            cure = "Fetch it: python -m monai.bundle download_large_files --bundle_path <bundle>"
+            yield Broken(f"{file} in the list of large files only", cure, severity=WARNING)
+        else:
             yield Broken(f"no {file}", "Add it")
 
 
@@ -96,35 +87,6 @@ def override_keys(bundle: Bundle) -> Iterator[Broken]:
                 close = difflib.get_close_matches(name, _known_names(base, name), n=3)
                 cure = f"Did you mean {', '.join(close)}" if close else "Remove it"
                 yield Broken(f"{key}, which neither exists nor is used", cure, file)
-
-
-@rule("metadata-schema", "bundle", "must follow MONAI's schema of metadata")
-def metadata_schema(bundle: Bundle) -> Iterator[Broken]:
-    file, metadata = "configs/metadata.json", bundle.metadata
-    if not metadata:
-        return
-    for key, kind in REQUIRED.items():
-        if not isinstance(metadata.get(key), kind):
-            value = f"{metadata[key]!r} under {key}" if key in metadata else f"no {key}"
-            yield Broken(value, f"Write a {kind.__name__} there", file)
-    formats = metadata.get("network_data_format")
-    for end in ("inputs", "outputs"):
-        tensors = formats.get(end) if isinstance(formats, dict) else None
-        if not isinstance(tensors, dict) or not tensors:
-            yield Broken(f"no network_data_format::{end}", "Describe the network's tensors", file)
-            continue
-        for name, tensor in tensors.items():
-            keys = tensor if isinstance(tensor, dict) else {}
-            if absent := [key for key in TENSOR_KEYS if key not in keys]:
-                value = f"no {', '.join(absent)} in network_data_format::{end}::{name}"
-                yield Broken(value, "Add it", file)
-
-
-@rule("changelog", "bundle", "must describe its version in the changelog")
-def changelog(bundle: Bundle) -> Iterator[Broken]:
-    version, log = bundle.metadata.get("version"), bundle.metadata.get("changelog")
-    if isinstance(version, str) and version not in (log if isinstance(log, dict) else {}):
-        yield Broken(f"no entry {version}", "Add one line on it", "configs/metadata.json")
 
 
 @rule("bundle-manifest", "bundle", "must be a data manifest of a known schema")
@@ -197,9 +159,9 @@ def _exists(parser: Any, name: str, used: set[str]) -> bool:
         return True
     if name.endswith("_desc") or name in OWN_KEYS:
         return True
-    from ..cli_config import _known
+    from ..cli_config import is_known_key
 
-    return _known(parser, name)
+    return is_known_key(parser, name)
 
 
 def _known_names(base: dict[str, Any], name: str) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import sha256
+from .build import on_meta
 from .bundle import WORKFLOWS, Bundle
 from .finding import NOTE
 from .registry import Broken, rule
@@ -33,10 +34,11 @@ def network(bundle: Bundle) -> Iterator[Broken]:
 def weights(bundle: Bundle) -> Iterator[Broken]:
     if bundle.network.network is None or not (bundle.root / MODEL).is_file():
         return
-    from ..network import load_weights
+    from ..network import expect_fit, read_weights
 
     try:
-        load_weights(bundle.network.network, bundle.root / MODEL)
+        state = read_weights(bundle.root / MODEL)
+        expect_fit(bundle.network.network.state_dict(), state, bundle.root / MODEL)
     except UserError as error:
         reason = str(error).replace(f"{bundle.root / MODEL} ", "")
         yield Broken(reason, "Use the network_def that was exported with it", MODEL)
@@ -67,7 +69,7 @@ def output_shape(bundle: Bundle) -> Iterator[Broken]:
     import torch
 
     try:
-        with torch.no_grad():
+        with on_meta():
             output = bundle.network.network(torch.zeros(1, *image))
     except Exception as error:  # a network raises anything on a shape it cannot take
         reason = " ".join(str(error).split())[:200]
