@@ -21,6 +21,7 @@ from monai.handlers import from_engine
 from torch import Tensor, nn
 
 from . import distributed
+from .allocator import keep_freed_memory
 from .checkpoint import Checkpoints
 from .cli_config import config_of_caller
 from .errors import UserError
@@ -145,6 +146,8 @@ class RunHandler:
             return
         saved = distributed.from_main(self._open_folder)
         self._open = True
+        if next(self.network.parameters()).device.type == "cpu":
+            keep_freed_memory()
         self.refresh = OptimizerRefresh(self.network, self.optimizer, self.lr_scheduler)
         # Registered now, behind every handler of the configuration.
         if not trainer.has_event_handler(self._epoch_finished):
