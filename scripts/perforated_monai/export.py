@@ -26,6 +26,7 @@ from .trained import Trained, load_trained
 
 _CONFIGS = ("train.json", "evaluate.json", "inference.json")
 _SPEC = ("format", "base", "dendrites")
+_PROOF = ("model_sha256", "max_abs_difference", "label_agreement")
 
 
 def export_run(
@@ -125,7 +126,9 @@ def export_formats(
             shutil.copyfile(bundle / name, stage / name)
         spec = {key: record[key] for key in _SPEC}
         source = _source(stage, spec, network, shape)
-        _write_proof(stage, bundle, prove(source, reference, spec, chosen, engine))
+        report = prove(source, reference, spec, chosen, engine)
+        report["trained"] = {k: record[k] for k in ("max_abs_difference", "label_agreement")}
+        _write_proof(stage, bundle, report)
     return record
 
 
@@ -161,7 +164,7 @@ def _read_record(bundle: Path) -> dict[str, Any]:
     path = bundle / "models" / "network.json"
     try:
         record = json.loads(path.read_text())
-        missing = [key for key in (*_SPEC, "model_sha256") if key not in record]
+        missing = [key for key in (*_SPEC, *_PROOF) if key not in record]
     except (OSError, ValueError, TypeError) as error:
         msg = f"{path} cannot be read ({type(error).__name__}). Export a training run first."
         raise UserError(msg) from None

@@ -113,8 +113,13 @@ def markdown(parity: Mapping[str, Any]) -> str:
 
 def _reference(parity: Mapping[str, Any]) -> str:
     """Reports written before the key was there compared with the trained network."""
-    name = parity.get("reference", "trained network")
-    return f"the {name}" if name == "trained network" else f"`{name}`"
+    if "trained" not in parity:
+        return "the trained network"
+    found = parity["trained"]
+    return (
+        f"`model.pt`, whose own to the trained network were {found['max_abs_difference']:.1e} and "
+        f"{found['label_agreement']:.4%}"
+    )
 
 
 def put_between_markers(page: str, table: str) -> str:

@@ -3,9 +3,10 @@
 Compressed UNet (24-40-80-160), dendrites on every convolution, float32 on a CPU:
 
     python tests/benchmarks/export_speed.py [--rounds 5] [--clock wall|cpu] [--small] [--engines]
+        [--keep-memory]
 
-prints Markdown tables; on two free cores it takes about ten minutes, and with --engines (needs the
-extras ``export`` and ``engines``) five more. The networks run in turn, round after round, so that
+prints Markdown tables; on two free cores it takes about twelve minutes, and with --engines (needs
+the extras ``export`` and ``engines``) five more. The networks run in turn, round after round, so that
 other work on the machine meets all of them alike; on a busy machine count CPU time (of all threads
 together).
 """
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from perforated_monai import build_network, engines
+from perforated_monai.allocator import keep_freed_memory
 from perforated_monai.config import DendriteConfig
 from perforated_monai.formats import Source, quiet
 from perforated_monai.grown import wrapped_modules
@@ -63,7 +65,12 @@ def main() -> None:
     parser.add_argument("--patches", choices=PATCHES, nargs="+", default=list(PATCHES))
     parser.add_argument("--small", action="store_true", help="only 16 voxels, to try the script")
     parser.add_argument("--engines", action="store_true", help="low precision and engines as well")
+    parser.add_argument(
+        "--keep-memory", action="store_true", help="as in training: freed buffers are kept"
+    )
     arguments = parser.parse_args()
+    if arguments.keep_memory and not keep_freed_memory():
+        sys.exit("--keep-memory needs glibc, without variables that set its malloc.")
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     patches = (
