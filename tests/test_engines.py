@@ -1,6 +1,7 @@
 """Engines give the network's outputs; the choice is the fastest that agrees, with its reason."""
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,25 @@ def test_unknown_and_missing_formats_are_named(monkeypatch) -> None:
         choose_formats(["onnx"])
     assert choose_formats(None) == ["ts", "pt2"]
     assert "a_package_nobody_has" in formats.unavailable()[0]
+
+
+@pytest.mark.parametrize("name", ["torchscript-optimized", "onnxruntime", "openvino"])
+def test_engines_serve_several_threads_at_a_time(name: str, source: Source) -> None:
+    if missing := missing_packages(engines.ENGINES[name].packages):
+        pytest.skip(f"engine {name} needs {', '.join(missing)}")
+    patches = smooth_noise((1, 16, 16), 12)
+    run = engines.load_engines(source, [], [name])[name]
+    before = torch.get_num_threads()
+
+    def call(k: int) -> torch.Tensor:
+        torch.set_num_threads(1 + k % 2)
+        return run(patches[k])
+
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(call, range(12)))
+    finally:
+        torch.set_num_threads(before)
+    expected = outputs(source.network, patches)
+    for k in range(12):
+        torch.testing.assert_close(found[k], expected[k], rtol=0, atol=1e-4)

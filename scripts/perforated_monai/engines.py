@@ -1,11 +1,14 @@
-"""What else can run an exported network: low precision and engines, and the choice among them."""
+"""What else can run an exported network: low precision and engines, and the choice among them.
+
+Every engine but ``tensorrt`` runs on the CPU with as many threads as torch has in the calling
+thread, and may be called from several threads at a time.
+"""
 
 from __future__ import annotations
 
 import copy
-import json
-import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +18,27 @@ import torch
 from torch import Tensor
 
 from .errors import UserError
-from .formats import (
-    FIXED_SIZE,
-    Source,
-    missing_packages,
-    onnx_session,
-    quiet,
-    write_format,
-)
+from .formats import Source, missing_packages, onnx_session, quiet, write_format
 from .measure import Run, time_patches
-from .network import build_network, load_weights
-from .parity import compare, exclusive_labels, outputs
-from .patches import load_patches
+from .openvino_engine import INT8_FILE, import_openvino, int8_engine, openvino_engine, save_int8
+from .parity import compare, outputs
+
+__all__ = [
+    "ENGINES",
+    "INT8_FILE",
+    "LEAST_AGREEMENT",
+    "Engine",
+    "fastest",
+    "import_openvino",
+    "input_shape",
+    "load_engines",
+    "missing_for",
+    "pick",
+    "require_engine",
+    "save_int8",
+]
 
 LEAST_AGREEMENT = 0.999
-INT8_FILE = "model_int8.xml"
 
 
 @dataclass(frozen=True)
@@ -41,73 +50,71 @@ class Engine:
     load: Callable[[Source, list[Tensor]], Run]
 
 
-def choose_engine(
-    bundle: str | Path, volumes: str | Path | None = None, limit: int = 8
-) -> tuple[str, str]:
-    """The fastest installed engine whose labels agree with float32 torch, and why.
-
-    Args:
-        bundle: exported bundle.
-        volumes: folder of calibration volumes; phantoms when not given.
-        limit: patches compared.
-
-    Returns:
-        a key of ``ENGINES`` with at least 99.9 % equal labels, and one sentence with the figures.
-    """
-    source, inference = bundle_source(bundle)
-    patches = load_patches(bundle, inference, source.shape, volumes, limit)
-    runs = load_engines(source, patches.batches, list(ENGINES))
-    return fastest(runs, patches.batches, exclusive_labels(inference), patches.source)
-
-
-def load_engine(bundle: str | Path, name: str, volumes: str | Path | None = None) -> Run:
-    """A callable ``(B, C, *space) -> (B, K, *space)`` of an exported bundle.
-
-    Args:
-        bundle: exported bundle.
-        name: a key of ``ENGINES``.
-        volumes: calibrates ``openvino-int8`` where the bundle holds no calibrated model; phantoms
-            when not given.
-
-    Raises:
-        UserError: for an unknown name or a missing package (it names the extra).
-    """
-    source, inference = bundle_source(bundle)
-    batches: list[Tensor] = []
-    if name == "openvino-int8" and not (source.folder / "models" / INT8_FILE).exists():
-        batches = load_patches(bundle, inference, source.shape, volumes).batches
-    return load_engines(source, batches, [name], required=True)[name]
-
-
 def load_engines(
     source: Source, batches: list[Tensor], names: list[str], required: bool = False
 ) -> dict[str, Run]:
-    """The named engines that are installed; with ``required`` a missing one is an error."""
+    """The named engines that are installed; with ``required`` a missing one is an error.
+
+    Args:
+        source: the network, and the bundle whose written models are used.
+        batches: ``(B, C, *space)``, to calibrate ``openvino-int8`` where the bundle holds no
+            calibrated model.
+        names: keys of ``ENGINES``.
+        required: refuse a missing package; otherwise that engine is left out.
+
+    Raises:
+        UserError: for an unknown name, or a missing package (it names the extra).
+    """
+    if required:
+        for name in names:
+            require_engine(name)
     runs = {}
     for name in names:
-        if name not in ENGINES:
-            msg = f"engine takes auto, all or {', '.join(ENGINES)}; got {name!r}."
-            raise UserError(msg)
-        engine = ENGINES[name]
-        missing = missing_packages(engine.packages)
-        if name == "tensorrt" and not torch.cuda.is_available():
-            missing = [*missing, "a GPU"]
-        if missing and required:
-            msg = (
-                f"Engine {name} needs {', '.join(missing)}: "
-                f"pip install 'perforated-monai[{engine.extra}]'."
-            )
-            raise UserError(msg)
-        if not missing:
+        if not missing_for(name):
             with quiet(), torch.no_grad():
-                runs[name] = engine.load(source, batches)
+                runs[name] = ENGINES[name].load(source, batches)
     return runs
+
+
+def require_engine(name: str) -> None:
+    """Refuse an engine that cannot run here.
+
+    Raises:
+        UserError: for an unknown name, or a missing package (it names the extra).
+    """
+    if missing := missing_for(name):
+        msg = (
+            f"Engine {name} needs {', '.join(missing)}: "
+            f"pip install 'perforated-monai[{ENGINES[name].extra}]'."
+        )
+        raise UserError(msg)
+
+
+def missing_for(name: str) -> list[str]:
+    """What an engine needs and is not here: packages, or a GPU."""
+    if name not in ENGINES:
+        msg = f"engine takes auto, all or {', '.join(ENGINES)}; got {name!r}."
+        raise UserError(msg)
+    missing = missing_packages(ENGINES[name].packages)
+    if name == "tensorrt" and not torch.cuda.is_available():
+        missing = [*missing, "a GPU"]
+    return missing
 
 
 def fastest(
     runs: dict[str, Run], batches: list[Tensor], exclusive: bool, patches: str
 ) -> tuple[str, str]:
-    """The choice of ``choose_engine`` among loaded engines; ``torch`` must be one of them."""
+    """The fastest of these engines whose labels agree with float32 torch, and why.
+
+    Args:
+        runs: loaded engines; ``torch`` must be one of them.
+        batches: what they are timed and compared on.
+        exclusive: one label a voxel, see ``parity.compare``.
+        patches: the words that say what the batches are.
+
+    Returns:
+        a key of ``runs`` with at least 99.9 % equal labels, and one sentence with the figures.
+    """
     reference = outputs(runs["torch"], batches)
     agreement = {
         n: compare(reference, outputs(r, batches), exclusive)["label_agreement"]
@@ -133,34 +140,14 @@ def pick(
         reason += f" {other} was faster ({ms[other]:.1f} ms) but agreed on {agreement[other]:.3%}."
     absent = [n for n in ENGINES if n not in ms]
     if absent:
-        reason += f" Not tried, not installed here: {', '.join(absent)}."
+        reason += f" Not tried here: {', '.join(absent)}."
     return name, reason
-
-
-def bundle_source(bundle: str | Path) -> tuple[Source, dict[str, Any]]:
-    """The network of an exported bundle in eval mode, and the content of ``inference.json``."""
-    bundle = Path(bundle)
-    inference = json.loads((bundle / "configs" / "inference.json").read_text())
-    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
-    spec = inference["network_def"]["spec"]
-    network = load_weights(build_network(spec), bundle / "models" / "model.pt").eval()
-    fixed = spec["base"]["name"] in FIXED_SIZE
-    return Source(bundle, network, input_shape(metadata), fixed), inference
 
 
 def input_shape(metadata: dict[str, Any]) -> tuple[int, ...]:
     """``(C, *space)`` of a bundle's input patch."""
     image = metadata["network_data_format"]["inputs"]["image"]
     return (int(image["num_channels"]), *[int(s) for s in image["spatial_shape"]])
-
-
-def save_int8(source: Source, batches: list[Tensor]) -> Path:
-    """Write the calibrated OpenVINO model, ``models/model_int8.xml`` and ``.bin``."""
-    ov = import_openvino()
-    file = source.folder / "models" / INT8_FILE
-    with quiet():
-        ov.save_model(_quantised(source, batches), str(file), compress_to_fp16=False)
-    return file
 
 
 # -- the engines -----------------------------------------------------------------------------
@@ -195,74 +182,26 @@ def _without_gradients(network: Run) -> Run:
 def _onnxruntime(source: Source, _: list[Tensor]) -> Run:
     written = source.folder / "models" / "model.onnx"
     if written.exists():
-        return onnx_session(written)
+        return _sessions(written)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "models").mkdir()
         copied = Source(Path(folder), source.network, source.shape, source.fixed_size)
-        return onnx_session(write_format("onnx", copied))
+        return _sessions(write_format("onnx", copied).read_bytes())
 
 
-def _openvino(precision: str) -> Callable[[Source, list[Tensor]], Run]:
-    def load(source: Source, _: list[Tensor]) -> Run:
-        ov = import_openvino()
-        return _compiled(ov, _converted(ov, source), precision)
-
-    return load
-
-
-def _int8(source: Source, batches: list[Tensor]) -> Run:
-    ov = import_openvino()
-    written = source.folder / "models" / INT8_FILE
-    model = ov.Core().read_model(written) if written.exists() else _quantised(source, batches)
-    return _compiled(ov, model, "f32")
-
-
-def _quantised(source: Source, batches: list[Tensor]) -> Any:
-    """Post-training quantisation, calibrated on single patches."""
-    ov = import_openvino()
-    import nncf
-
-    samples = [x[i : i + 1].numpy() for x in batches for i in range(len(x))]
-    model = _converted(ov, source)
-    return nncf.quantize(model, nncf.Dataset(samples), subset_size=len(samples))
-
-
-def _converted(ov: Any, source: Source) -> Any:
-    """From a trace, which took a fifteenth of the time of an exported program with free axes."""
-    return ov.convert_model(source.network, example_input=source.example())
-
-
-def _compiled(ov: Any, model: Any, precision: str) -> Run:
-    """One compiled model for each input shape that comes: fixed shapes run faster."""
-    core = ov.Core()
-    settings = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": precision,
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-    }
-    ready: dict[tuple[int, ...], Any] = {}
+def _sessions(model: Path | bytes) -> Run:
+    """One session for each number of threads that calls come with; a session has its own pool."""
+    ready: dict[int, Run] = {}
+    lock = threading.Lock()
 
     def run(x: Tensor) -> Tensor:
-        shape = tuple(x.shape)
-        if shape not in ready:
-            fixed = model.clone()
-            fixed.reshape(list(shape))
-            ready[shape] = core.compile_model(fixed, "CPU", settings)
-        return torch.from_numpy(ready[shape](x.contiguous().numpy())[0])
+        with lock:
+            threads = torch.get_num_threads()
+            if threads not in ready:
+                ready[threads] = onnx_session(model)
+        return ready[threads](x)
 
     return run
-
-
-def import_openvino() -> Any:
-    """OpenVINO without its telemetry.
-
-    Importing it writes an id into the home folder and reports to Google Analytics without asking;
-    where ``openvino_telemetry`` cannot be imported, OpenVINO and NNCF use an empty stand-in.
-    """
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import openvino
-
-    return openvino
 
 
 def _tensorrt(source: Source, _: list[Tensor]) -> Run:
@@ -291,8 +230,8 @@ ENGINES: dict[str, Engine] = {
     "torch-bf16": Engine([], "export", _bf16),
     "torchscript-optimized": Engine([], "export", _optimized),
     "onnxruntime": Engine(["onnx", "onnxscript", "onnxruntime"], "export", _onnxruntime),
-    "openvino": Engine(["openvino"], "engines", _openvino("f32")),
-    "openvino-bf16": Engine(["openvino"], "engines", _openvino("bf16")),
-    "openvino-int8": Engine(["openvino", "nncf"], "engines", _int8),
+    "openvino": Engine(["openvino"], "engines", openvino_engine("f32")),
+    "openvino-bf16": Engine(["openvino"], "engines", openvino_engine("bf16")),
+    "openvino-int8": Engine(["openvino", "nncf"], "engines", int8_engine),
     "tensorrt": Engine(["torch_tensorrt"], "engines", _tensorrt),
 }

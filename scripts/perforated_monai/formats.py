@@ -151,15 +151,16 @@ def exported_program(source: Source) -> torch.export.ExportedProgram:
     return torch.export.export(source.network, (x,), dynamic_shapes=(free,))
 
 
-def onnx_session(file: Path) -> Run:
-    """ONNX Runtime on the CPU with as many threads as torch has."""
+def onnx_session(model: Path | bytes) -> Run:
+    """ONNX Runtime on the CPU with as many threads as torch has, of a file or its bytes."""
     # onnxruntime 1.31 reports its use to its maker unless this is set before its import.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    given = model if isinstance(model, bytes) else str(model)
+    session = onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
     def run(x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from monai.transforms import Compose
+from monai.transforms import AsDiscreted, Compose
 from torch import Tensor
 
 from ..errors import UserError
@@ -14,6 +14,7 @@ from .bundle import PRED
 from .window import Where
 
 _BINS = 10_000
+_TORCH = {np.uint8: torch.uint8, np.uint16: torch.int32}
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Reducer:
     ) -> None:
         self.size, self.discretise, self.sigmoid = size, discretise, sigmoid
         self.dtype = label_dtype(outputs - 1)
+        self._plain = is_plain_argmax(discretise)
         self.labels: np.ndarray | None = None
         shape = (outputs, *size)
         self.probabilities = np.zeros(shape, np.float32) if probabilities else None
@@ -56,7 +58,10 @@ class Reducer:
     def __call__(self, logits: Tensor, where: Where) -> None:
         """Take logits ``(K, dx, dy, dz)`` of one place."""
         refuse_not_finite(logits)
-        labels = torch.as_tensor(self.discretise({PRED: logits})[PRED].cpu())
+        if self._plain:
+            labels = first_largest(logits, self.dtype).cpu()
+        else:
+            labels = torch.as_tensor(self.discretise({PRED: logits})[PRED].cpu())
         if self.labels is None:
             self.labels = np.zeros((labels.shape[0], *self.size), self.dtype)
         self.labels[(slice(None), *where)] = labels.numpy()
@@ -96,6 +101,30 @@ class ConfidenceHistogram:
             return Confidence(None, None)
         last = int(np.searchsorted(np.cumsum(self.counts), 0.1 * count))
         return Confidence(self.total / count, (last + 1) / _BINS)
+
+
+def is_plain_argmax(discretise: Compose) -> bool:
+    """Whether these transforms do nothing but take the argmax over channels."""
+    steps = discretise.transforms
+    if len(steps) != 1 or not isinstance(steps[0], AsDiscreted):
+        return False
+    step = steps[0]
+    others = (*step.to_onehot, *step.threshold, *step.rounding)
+    return all(step.argmax) and all(v is None or v is False for v in others)
+
+
+def first_largest(logits: Tensor, dtype: type[np.unsignedinteger]) -> Tensor:
+    """Argmax over channels, ``(K, ...) -> (1, ...)``: the first of equals, as ``torch.argmax``.
+
+    By comparison of whole channels: along the first axis ``torch.argmax`` (2.13, CPU) took 200 ns a
+    voxel, a tenth of a case's time, and gives eight bytes a voxel.
+    """
+    best = logits[0].clone()
+    labels = torch.zeros(best.shape, dtype=_TORCH[dtype], device=logits.device)
+    for k in range(1, logits.shape[0]):
+        labels.masked_fill_(logits[k] > best, k)
+        torch.maximum(best, logits[k], out=best)
+    return labels[None]
 
 
 def activated(logits: Tensor, sigmoid: bool) -> Tensor:
