@@ -15,6 +15,7 @@ from typing import Any
 import fire
 
 from .errors import UserError
+from .share_commands import pack, verify
 
 
 def demo(out: str = "demo_output") -> int:
@@ -39,7 +40,7 @@ def phantom(out: str, cases: int = 20, seed: int = 0, channels: int = 1, kind: s
         kind: hippocampus or tumour; by default from the channels.
     """
     from .from_folder import FEWEST_WITH_TEST
-    from .manifest import FOLDS
+    from .manifest_schema import FOLDS
     from .phantom import make_phantoms
     from .prepare import write_manifest
 
@@ -222,6 +223,8 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "check": check,
     "export": export,
     "segment": segment,
+    "pack": pack,
+    "verify": verify,
 }
 
 

@@ -109,7 +109,7 @@ def read_bundle(folder: str | Path) -> Bundle:
 def _parse(path: Path) -> dict[str, Any]:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":
-        data = json.loads(text, object_pairs_hook=_no_key_twice)
+        data = json.loads(text, object_pairs_hook=no_key_twice)
     else:
         data = yaml.safe_load(text)
     if not isinstance(data, dict):
@@ -118,7 +118,7 @@ def _parse(path: Path) -> dict[str, Any]:
     return data
 
 
-def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:

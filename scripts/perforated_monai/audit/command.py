@@ -70,7 +70,7 @@ def check_target(
         write_json(
             json_file, {"format": 1, **summary, "counts": count(findings), "findings": found}
         )
-    return _print(findings, counted, time.perf_counter() - start)
+    return print_result(findings, counted, time.perf_counter() - start)
 
 
 def print_findings(root: str, manifest: Manifest) -> int:
@@ -78,12 +78,12 @@ def print_findings(root: str, manifest: Manifest) -> int:
     start = time.perf_counter()
     audit = check_dataset(root, manifest, progress=True)
     counted = f"{len(audit.pairs)} of {len(audit.manifest.cases)} cases"
-    return _print(audit.findings, counted, time.perf_counter() - start)
+    return print_result(audit.findings, counted, time.perf_counter() - start)
 
 
 def print_rules() -> int:
     """The table of all rules."""
-    from . import bundle  # noqa: F401 - registers the rules of bundles
+    from .. import verify  # noqa: F401 - registers its rules and those of bundles
 
     print(list_rules())
     return 0
@@ -94,8 +94,8 @@ def is_bundle(folder: Path) -> bool:
     return (folder / "configs").is_dir() and not (folder / "imagesTr").is_dir()
 
 
-def _print(findings: list[Finding], counted: str, seconds: float) -> int:
-    """One line a finding, never folded: a line is what people search for."""
+def print_result(findings: list[Finding], counted: str, seconds: float) -> int:
+    """One line a finding, never folded: a line is what people search for; 1 for an error."""
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
     for finding in findings:
         line = Text(f"{finding.severity:<7} ", style=COLOURS[finding.severity])

@@ -23,6 +23,10 @@ SCOPES = {
     "pair": "an image and its label",
     "dataset": "all cases together",
     "bundle": "a bundle",
+    "zip": "a zip that is verified, before it is unpacked",
+    "packed": "the files of a bundle that is verified",
+    "content": "what a verified bundle holds",
+    "code": "what a verified bundle would run; --trust goes on",
 }
 
 
