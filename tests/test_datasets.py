@@ -10,7 +10,7 @@ import pytest
 from msd import fill, image_of, label_of, problems, save
 from perforated_monai.datasets import datalist, find_volumes
 from perforated_monai.errors import UserError
-from perforated_monai.manifest import FOLDS
+from perforated_monai.manifest_schema import FOLDS
 from perforated_monai.prepare import describe, write_manifest
 
 

@@ -14,7 +14,8 @@ from msd import fill, image_of, label_of, problems, save
 from perforated_monai.datasets import datalist
 from perforated_monai.errors import UserError
 from perforated_monai.from_folder import resolve
-from perforated_monai.manifest import FOLDS, load_manifest
+from perforated_monai.manifest import load_manifest
+from perforated_monai.manifest_schema import FOLDS
 from perforated_monai.phantom import make_phantoms
 from perforated_monai.prepare import describe, download, write_manifest
 from perforated_monai.split import kfold

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .errors import UserError
-from .manifest import Layout, Manifest
+from .manifest import Manifest
+from .manifest_schema import Layout
 
 
 def dataset_root(folder: str | Path) -> Path:

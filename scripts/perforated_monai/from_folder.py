@@ -8,7 +8,8 @@ from pathlib import Path
 
 from .errors import UserError
 from .folder import case_ids, dataset_root, suffix_of, volumes
-from .manifest import FOLDS, Checksums, Layout, Manifest, load_manifest, refuse
+from .manifest import Checksums, Manifest, load_manifest, refuse
+from .manifest_schema import FOLDS, Layout
 from .split import kfold
 
 FEWEST_WITH_TEST = 10

@@ -6,31 +6,18 @@ import hashlib
 import itertools
 import json
 import os
-import re
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+from .manifest_schema import FOLDS, SCHEMA_VERSION, Layout, broken
 
-SCHEMA_VERSION = 1
 PARTS = ("train", "validation", "test", "all")
-FOLDS = 5
 SHIPPED = Path(__file__).resolve().parents[2] / "data_manifests"
 
 Checksums = dict[str, str]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Folders and file ending of a dataset, relative to its root; the defaults are MSD's."""
-
-    image_dir: str = "imagesTr"
-    label_dir: str = "labelsTr"
-    test_image_dir: str = "imagesTr"
-    test_label_dir: str = "labelsTr"
-    suffix: str = ".nii.gz"
 
 
 @dataclass(frozen=True)
@@ -39,9 +26,9 @@ class Manifest:
 
     Attributes:
         spacing_mm: expected voxel spacing (x, y, z) in mm; None where it differs between cases.
-        cases: id -> sha256 of the uncompressed NIfTI bytes of its "image" and "label", or None
-            where they were not measured. Empty: the ids come from the folder, see
-            `from_folder.resolve`.
+        cases: id -> sha256 of the uncompressed NIfTI bytes of its "image" and "label" and, under
+            "image_crc32" and "label_crc32", CRC-32 of the files as they lie on disk; None where
+            they were not measured. Empty: the ids come from the folder, see `from_folder.resolve`.
         test: ids of the held-out part.
         folds: five lists of validation ids, together the cases outside `test`.
     """
@@ -132,7 +119,7 @@ def load_manifest(source: str | Path) -> Manifest:
             "again with `prepare --write`, or use the release of perforated-monai that wrote it."
         )
         raise UserError(msg)
-    refuse(f"manifest {path} {rule}. See data_manifests/README.md." for rule in _broken(data))
+    refuse(f"manifest {path} {rule}. See data_manifests/README.md." for rule in broken(data))
     return _from_dict(data)
 
 
@@ -170,76 +157,6 @@ def _no_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         msg = f"key {twice!r} stands twice"
         raise ValueError(msg)
     return data
-
-
-_TYPES: dict[str, Any] = {
-    "schema_version": int,
-    "name": str,
-    "version": str,
-    "licence": str,
-    "citation": str,
-    "source_url": str | None,
-    "archive_md5": str | None,
-    "modality": str,
-    "channel_names": list,
-    "label_names": dict,
-    "spacing_mm": list | None,
-    "layout": dict,
-    "generator": dict | None,
-    "note": str,
-    "cases": dict,
-}
-
-
-def _broken(data: dict[str, Any]) -> list[str]:
-    """Rules of the schema that the content of a file breaks."""
-    broken = [f"has the unknown key {key!r}" for key in data if key not in _TYPES]
-    for key, kind in _TYPES.items():
-        if key not in data:
-            broken.append(f"lacks the key {key!r}")
-        elif not isinstance(data[key], kind):
-            kind = getattr(kind, "__name__", kind)
-            broken.append(f"must have a value of type {kind} under {key!r}; got {data[key]!r}")
-    return broken or list(_broken_content(data))
-
-
-def _broken_content(data: dict[str, Any]) -> Iterator[str]:
-    layout, cases = data["layout"], data["cases"]
-    if set(layout) != (names := {f.name for f in fields(Layout)}):
-        yield f"must have the keys {sorted(names)} in 'layout'; got {sorted(layout)}"
-    elif layout["suffix"] not in (".nii", ".nii.gz"):
-        yield f"must have the suffix '.nii' or '.nii.gz'; got {layout['suffix']!r}"
-    elif outside := [path for path in layout.values() if not _inside(path)]:
-        yield f"must name folders inside the dataset folder in 'layout'; got {outside}"
-    for value in data["label_names"]:
-        if not re.fullmatch(r"\d+", value):
-            yield f"must have whole numbers as keys of 'label_names'; got {value!r}"
-    for case, entry in cases.items():
-        yield from _broken_case(case, entry)
-    used = [entry.get("fold") for entry in cases.values() if isinstance(entry, dict)]
-    if cases and (empty := [fold for fold in range(FOLDS) if fold not in used]):
-        yield f"must have cases in all {FOLDS} folds; folds {empty} are empty"
-
-
-def _inside(path: Any) -> bool:
-    if not isinstance(path, str) or "\\" in path or path in ("", "."):
-        return False
-    return not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
-
-
-def _broken_case(case: str, entry: Any) -> Iterator[str]:
-    if not re.fullmatch(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]*", case):
-        yield f"has the case id {case!r}; an id is a plain file name that does not begin with '.'"
-    keys = set(entry) if isinstance(entry, dict) else set()
-    if keys not in ({"fold"}, {"fold", "image", "label"}):
-        yield f"must give case {case!r} a fold and both checksums or none; got {entry!r}"
-        return
-    fold = entry["fold"]
-    if fold != "test" and (type(fold) is not int or not 0 <= fold < FOLDS):
-        yield f"must give case {case!r} a fold from 0 to {FOLDS - 1} or 'test'; got {fold!r}"
-    sums = [entry[kind] for kind in ("image", "label") if kind in entry]
-    if not all(isinstance(s, str) and re.fullmatch("[0-9a-f]{64}", s) for s in sums):
-        yield f"must give case {case!r} sha256 checksums of 64 hex digits; got {sums}"
 
 
 def _from_dict(data: dict[str, Any]) -> Manifest:

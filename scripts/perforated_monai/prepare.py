@@ -16,6 +16,7 @@ from .files import write_text
 from .folder import dataset_root, present
 from .from_folder import describe_folder, resolve, split_folder
 from .manifest import Checksums, Manifest, refuse, to_text
+from .manifest_schema import PACKED
 
 
 def write_manifest(root: str | Path, out: str | Path, name: str, test: bool = True) -> Manifest:
@@ -96,7 +97,12 @@ def _checksums(audit: Audit) -> dict[str, Checksums | None]:
     found: dict[str, Checksums | None] = {}
     for case, (image, label) in audit.pairs.items():
         assert image.content is not None and label.content is not None  # else it were an error
-        found[case] = {"image": image.content.sha256, "label": label.content.sha256}
+        found[case] = {
+            "image": image.content.sha256,
+            "label": label.content.sha256,
+            PACKED["image"]: image.content.crc32,
+            PACKED["label"]: label.content.crc32,
+        }
     return found
 
 

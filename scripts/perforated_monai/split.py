@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from .errors import UserError
-from .manifest import FOLDS
+from .manifest_schema import FOLDS
 
 SEED = 12345
 

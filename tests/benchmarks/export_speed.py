@@ -6,9 +6,9 @@ Compressed UNet (24-40-80-160), dendrites on every convolution, float32 on a CPU
         [--keep-memory]
 
 prints Markdown tables; on two free cores it takes about twelve minutes, and with --engines (needs
-the extras ``export`` and ``engines``) five more. The networks run in turn, round after round, so that
-other work on the machine meets all of them alike; on a busy machine count CPU time (of all threads
-together).
+the extras ``export`` and ``engines``) five more. The networks run in turn, round after round, so
+that other work on the machine meets all of them alike; on a busy machine count CPU time (of all
+threads together).
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ class Content:
 
     Attributes:
         sha256: hex digest of the uncompressed file.
+        crc32: hex digits of the file as it lies on disk.
         voxels_digest: hex digest of shape, type and voxels alone, whatever the header says.
         low, high: smallest and largest finite value of each channel, scaled.
         not_finite: voxels that are NaN or infinite.
@@ -31,6 +32,7 @@ class Content:
     """
 
     sha256: str = ""
+    crc32: str = ""
     voxels_digest: str = ""
     low: list[float] = field(default_factory=list)
     high: list[float] = field(default_factory=list)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from ..manifest_schema import PACKED
 from .facts import Facts
 from .finding import NOTE, WARNING
 from .registry import Broken, rule
@@ -15,6 +16,7 @@ from .volume import Volume
 AFFINE_TOLERANCE = 1e-3  # mm: far below a voxel, far above the float32 rounding of NIfTI headers
 FARTHEST = 6.0  # robust standard deviations
 FEWEST_FOR_SPREAD = 10
+MOST_NAMED = 3
 
 
 @rule("pair-shape", "pair", "must have the shape of its image")
@@ -82,6 +84,26 @@ def checksum(facts: Facts) -> Iterator[Broken]:
             if measured and kind in known and measured != known[kind]:
                 value = f"{measured[:16]}…, expected {known[kind][:16]}…"
                 yield Broken(value, "Restore the original file", volume.file)
+
+
+@rule("packing", "dataset", "may be compressed otherwise than recorded", NOTE, voxels=True)
+def packing(facts: Facts) -> Iterator[Broken]:
+    """The content is as recorded: compressed anew, or a flipped bit that unpacking does not see."""
+    other = []
+    for case, pair in facts.pairs.items():
+        known = facts.manifest.cases[case] or {}
+        for kind, volume in zip(("image", "label"), pair, strict=True):
+            content, packed = volume.content, known.get(PACKED[kind])
+            if content is None or packed in (None, content.crc32):
+                continue
+            if content.sha256 == known[kind]:
+                other.append((volume.file, f"CRC-32 {content.crc32}, recorded {packed}"))
+    if len(other) > MOST_NAMED:
+        names = ", ".join(file for file, _ in other[:MOST_NAMED])
+        other = [("", f"{len(other)} such files, as {names}")]
+    for file, value in other:
+        cure = "Nothing to do: the unpacked bytes have the manifest's sha256"
+        yield Broken(value, cure, file)
 
 
 @rule("leak", "dataset", "must not lie in two parts of the split", voxels=True)

@@ -1,0 +1,102 @@
+"""The schema of a data manifest: its keys, and the rules that a file's content must keep."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import PurePosixPath
+from typing import Any
+
+SCHEMA_VERSION = 1
+FOLDS = 5
+PACKED = {"image": "image_crc32", "label": "label_crc32"}
+_CASE_KEYS = (
+    {"fold"},
+    {"fold", "image", "label"},
+    {"fold", "image", "label", *PACKED.values()},
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Folders and file ending of a dataset, relative to its root; the defaults are MSD's."""
+
+    image_dir: str = "imagesTr"
+    label_dir: str = "labelsTr"
+    test_image_dir: str = "imagesTr"
+    test_label_dir: str = "labelsTr"
+    suffix: str = ".nii.gz"
+
+
+_TYPES: dict[str, Any] = {
+    "schema_version": int,
+    "name": str,
+    "version": str,
+    "licence": str,
+    "citation": str,
+    "source_url": str | None,
+    "archive_md5": str | None,
+    "modality": str,
+    "channel_names": list,
+    "label_names": dict,
+    "spacing_mm": list | None,
+    "layout": dict,
+    "generator": dict | None,
+    "note": str,
+    "cases": dict,
+}
+
+
+def broken(data: dict[str, Any]) -> list[str]:
+    """Rules of the schema that the content of a file breaks, one sentence each."""
+    found = [f"has the unknown key {key!r}" for key in data if key not in _TYPES]
+    for key, kind in _TYPES.items():
+        if key not in data:
+            found.append(f"lacks the key {key!r}")
+        elif not isinstance(data[key], kind):
+            kind = getattr(kind, "__name__", kind)
+            found.append(f"must have a value of type {kind} under {key!r}; got {data[key]!r}")
+    return found or list(_broken_content(data))
+
+
+def _broken_content(data: dict[str, Any]) -> Iterator[str]:
+    layout, cases = data["layout"], data["cases"]
+    if set(layout) != (names := {f.name for f in fields(Layout)}):
+        yield f"must have the keys {sorted(names)} in 'layout'; got {sorted(layout)}"
+    elif layout["suffix"] not in (".nii", ".nii.gz"):
+        yield f"must have the suffix '.nii' or '.nii.gz'; got {layout['suffix']!r}"
+    elif outside := [path for path in layout.values() if not _inside(path)]:
+        yield f"must name folders inside the dataset folder in 'layout'; got {outside}"
+    for value in data["label_names"]:
+        if not re.fullmatch(r"\d+", value):
+            yield f"must have whole numbers as keys of 'label_names'; got {value!r}"
+    for case, entry in cases.items():
+        yield from _broken_case(case, entry)
+    used = [entry.get("fold") for entry in cases.values() if isinstance(entry, dict)]
+    if cases and (empty := [fold for fold in range(FOLDS) if fold not in used]):
+        yield f"must have cases in all {FOLDS} folds; folds {empty} are empty"
+
+
+def _inside(path: Any) -> bool:
+    if not isinstance(path, str) or "\\" in path or path in ("", "."):
+        return False
+    return not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
+
+
+def _broken_case(case: str, entry: Any) -> Iterator[str]:
+    if not re.fullmatch(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]*", case):
+        yield f"has the case id {case!r}; an id is a plain file name that does not begin with '.'"
+    keys = set(entry) if isinstance(entry, dict) else set()
+    if keys not in _CASE_KEYS:
+        yield f"must give case {case!r} a fold and both checksums or none; got {entry!r}"
+        return
+    fold = entry["fold"]
+    if fold != "test" and (type(fold) is not int or not 0 <= fold < FOLDS):
+        yield f"must give case {case!r} a fold from 0 to {FOLDS - 1} or 'test'; got {fold!r}"
+    sums = [entry[kind] for kind in ("image", "label") if kind in entry]
+    if not all(isinstance(s, str) and re.fullmatch("[0-9a-f]{64}", s) for s in sums):
+        yield f"must give case {case!r} sha256 checksums of 64 hex digits; got {sums}"
+    sums = [entry[kind] for kind in PACKED.values() if kind in entry]
+    if not all(isinstance(s, str) and re.fullmatch("[0-9a-f]{8}", s) for s in sums):
+        yield f"must give case {case!r} CRC-32 checksums of 8 hex digits; got {sums}"
