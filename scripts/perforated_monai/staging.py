@@ -69,6 +69,11 @@ def finish(root: str | Path) -> None:
     shutil.rmtree(ready)
 
 
+def interrupted(root: str | Path) -> bool:
+    """Whether an export was killed among its moves: files of two networks may be there."""
+    return (Path(root) / _READY).is_dir()
+
+
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 

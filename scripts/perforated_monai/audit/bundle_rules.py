@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..manifest import load_manifest
+from ..staging import interrupted
 from .bundle import WORKFLOWS, Bundle
 from .finding import WARNING
 from .large_rules import elsewhere
@@ -30,6 +31,12 @@ def bundle_files(bundle: Bundle) -> Iterator[Broken]:
             yield Broken(f"{file} in the list of large files only", cure, severity=WARNING)
         else:
             yield Broken(f"no {file}", "Add it")
+
+
+@rule("whole-export", "bundle", "must not be in the midst of an export")
+def whole_export(bundle: Bundle) -> Iterator[Broken]:
+    if interrupted(bundle.root):
+        yield Broken("one that was killed while it moved its files", "Run the export again")
 
 
 @rule("config-syntax", "bundle", "must be JSON or YAML without errors")
