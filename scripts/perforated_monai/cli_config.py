@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import re
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from monai.bundle import ConfigParser
+from monai.bundle import ComponentLocator, ConfigParser
 from tqdm import tqdm
 
 from .errors import UserError
@@ -137,14 +138,23 @@ def _arguments(holder: dict[str, Any]) -> list[str] | None:
 
 
 def _component(target: str) -> Any | None:
-    from monai.bundle.config_item import ComponentLocator
-
-    modules = ComponentLocator().get_component_module_name(target)
-    module = modules[0] if isinstance(modules, list) and modules else modules
-    if isinstance(module, str) and module:
-        return getattr(sys.modules.get(module), target, None)
+    modules = monai_modules(target)
+    if modules:
+        return getattr(sys.modules.get(modules[0]), target, None)
     package, _, name = target.rpartition(".")
     return getattr(sys.modules.get(package), name, None)
+
+
+def monai_modules(name: str) -> list[str]:
+    """Modules of MONAI that define a class or function of that short name; it takes the first."""
+    found = _locator().get_component_module_name(name)
+    return [found] if isinstance(found, str) else list(found or [])
+
+
+@functools.cache
+def _locator() -> ComponentLocator:
+    """Kept, for it looks through all of MONAI, which is loaded as a whole."""
+    return ComponentLocator()
 
 
 def _unknown(config: ConfigParser, key: str, name: str) -> str:

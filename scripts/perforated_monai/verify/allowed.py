@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import pydoc
 import re
 from typing import Any
 
 import monai
-from monai.bundle import ComponentLocator
 
 from .. import __all__ as PUBLIC
+from ..cli_config import monai_modules
 
 # Names that an expression may use or call; a class of MONAI is a component, not one of these.
 NAMES = {
@@ -92,7 +91,7 @@ def judge_target(target: str) -> str:
     if not re.fullmatch(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*", target, re.ASCII):
         return "no plain name"
     if "." not in target:
-        modules = _modules(target)
+        modules = monai_modules(target)
         if not modules:
             return "no component of MONAI"
         return next(filter(None, (_judge_monai(f"{m}.{target}") for m in modules)), "")
@@ -124,20 +123,8 @@ def is_own_class(name: str) -> bool:
 
 def component(target: str) -> Any:
     """The object that MONAI would make for an allowed ``_target_``."""
-    modules = [] if "." in target else _modules(target)
+    modules = [] if "." in target else monai_modules(target)
     return locate(f"{modules[0]}.{target}" if modules else target)
-
-
-@functools.cache
-def _modules(name: str) -> list[str]:
-    """Modules of MONAI that define a short name; MONAI takes the first."""
-    found = _locator().get_component_module_name(name)
-    return [found] if isinstance(found, str) else list(found or [])
-
-
-@functools.cache
-def _locator() -> ComponentLocator:
-    return ComponentLocator()
 
 
 def _judge_monai(target: str) -> str:
