@@ -70,6 +70,18 @@ def test_a_manifest_that_cannot_be_found_has_no_hash(manifest: object, tmp_path:
     assert provenance(config).manifest_sha256 is None
 
 
+def test_the_generator_of_synthetic_volumes_is_kept(tmp_path: Path) -> None:
+    config = {"manifest": str(tmp_path / "m.json")}
+    for manifest, generator in (
+        ('{"generator": {"name": "phantom"}}', {"name": "phantom"}),
+        ('{"generator": null}', None),
+        ("[]", None),
+        ("no JSON", None),
+    ):
+        (tmp_path / "m.json").write_text(manifest)
+        assert json.loads(written(tmp_path, config).read_text())["generator"] == generator
+
+
 def test_the_same_config_continues(tmp_path: Path) -> None:
     refuse_other_config(written(tmp_path, CONFIG), copy.deepcopy(CONFIG))
 

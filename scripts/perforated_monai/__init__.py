@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .handler import DendriteHandler
     from .layer import DendriticLayer
     from .network import build_network, load_weights
+    from .regions import LabelRegionsd
     from .run import RunHandler
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "DendriteHandler",
     "DendriticLayer",
     "EpochSampler",
+    "LabelRegionsd",
     "RunHandler",
     "UserError",
     "build_network",
@@ -44,6 +46,7 @@ _MODULES = {
     "DendriteHandler": "handler",
     "DendriticLayer": "layer",
     "EpochSampler": "data",
+    "LabelRegionsd": "regions",
     "RunHandler": "run",
     "UserError": "errors",
     "build_network": "network",

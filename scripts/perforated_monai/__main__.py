@@ -176,6 +176,7 @@ def segment(
     series: str = "",
     dicom_seg: bool = False,
     allow_out_of_range: bool = False,
+    allow_phantom_weights: bool = False,
 ) -> int:
     """Segment a scan or a folder of them: a mask a case on its own grid, and cases.csv.
 
@@ -196,6 +197,8 @@ def segment(
         series: DICOM series UID, or the name of a file of the series, where a folder holds several.
         dicom_seg: also write a DICOM SEG for DICOM input.
         allow_out_of_range: do not refuse volumes unlike the training volumes; mark them.
+        allow_phantom_weights: use weights trained on synthetic phantoms, which are not for
+            patients; every row says so.
     """
     from .segment import Options, Segmenter, segment_folder
 
@@ -207,6 +210,7 @@ def segment(
         tta=tta,
         probabilities=probabilities,
         allow_out_of_range=allow_out_of_range,
+        allow_phantom_weights=allow_phantom_weights,
     )
     options = Options(workers, resume, preview, anonymous, str(series), dicom_seg)
     return segment_folder(str(source), str(output), segmenter, options).exit_code

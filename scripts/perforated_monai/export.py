@@ -40,10 +40,10 @@ def export_run(
 
     Always: ``models/model.pt`` (flat state dict), ``models/network.json`` (spec, parameters,
     hashes, where it came from), ``models/parity.json``, ``network_def`` of
-    ``configs/{train,evaluate,inference}.json``, ``eval_metrics`` of ``configs/metadata.json``, and
-    the table between the markers ``<!-- parity -->`` and ``<!-- /parity -->`` of
-    ``docs/README.md``. All files are moved in place together at the end; formats of former weights
-    that are not written anew go then.
+    ``configs/{train,evaluate,inference}.json``, ``eval_metrics`` of ``configs/metadata.json`` (and
+    there ``segment::phantom_weights`` where training saw synthetic volumes), and the table between
+    the markers ``<!-- parity -->`` and ``<!-- /parity -->`` of ``docs/README.md``. All files are
+    moved in place together at the end; formats of former weights that are not written anew go then.
 
     Args:
         run: a run folder made by ``RunHandler``.
@@ -223,6 +223,7 @@ def _write_bundle(
             "spec": spec,
         }
     configs["metadata.json"]["eval_metrics"] = _metrics(configs["metadata.json"], best)
+    _mark_phantoms(configs["metadata.json"], record["trained"])
     write_bytes(stage / "models" / "model.pt", data)
     write_json(stage / "models" / "network.json", record)
     for name, content in configs.items():
@@ -246,9 +247,19 @@ def _note_stale_files(stage: Path) -> None:
     remove_at_end(stage, [f"models/{n}" for n in names if not (stage / "models" / n).exists()])
 
 
+def _mark_phantoms(metadata: dict[str, Any], trained: dict[str, Any]) -> None:
+    """``segment::phantom_weights`` as it is; where the data are not known it stays."""
+    if trained["generator"] is not None:
+        metadata.setdefault("segment", {})["phantom_weights"] = True
+    elif trained["manifest_sha256"] is not None:
+        metadata.get("segment", {}).pop("phantom_weights", None)
+
+
 def _metrics(metadata: dict[str, Any], best: dict[str, Any]) -> dict[str, float]:
-    metrics = {"mean_dice": round(best["dice"], 4)}
-    names = metadata["network_data_format"]["outputs"]["pred"].get("channel_def", {})
-    for i, value in enumerate(best["dice_per_class"] or [], start=1):
-        metrics[f"dice_{names.get(str(i), i)}".replace(" ", "_")] = round(value, 4)
-    return metrics
+    pred = metadata["network_data_format"]["outputs"]["pred"]
+    names, values = pred.get("channel_def", {}), best["dice_per_class"] or []
+    first = int(pred["num_channels"]) - len(values)  # 1 where channel 0 is background
+    found = {"mean_dice": round(best["dice"], 4)}
+    for i, value in enumerate(values, start=max(first, 0)):
+        found[f"dice_{names.get(str(i), i)}".replace(" ", "_")] = round(value, 4)
+    return found

@@ -33,6 +33,7 @@ class Provenance:
     config: dict[str, Any]
     versions: dict[str, str]
     manifest_sha256: str | None
+    generator: dict[str, Any] | None = None  # of the manifest: what made synthetic volumes
 
     def write(self, file: Path) -> None:
         """Write as JSON."""
@@ -48,7 +49,10 @@ def provenance(config: dict[str, Any]) -> Provenance:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return Provenance(_plain(config), versions, _manifest_hash(config))
+    manifest = _manifest(config)
+    if manifest is None:
+        return Provenance(_plain(config), versions, None)
+    return Provenance(_plain(config), versions, sha256(manifest), _generator(manifest))
 
 
 def refuse_other_config(file: Path, config: dict[str, Any]) -> None:
@@ -90,7 +94,8 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _manifest_hash(config: dict[str, Any]) -> str | None:
+def _manifest(config: dict[str, Any]) -> bytes | None:
+    """Content of the manifest that a config names as a file."""
     manifest = config.get("manifest")
     if not isinstance(manifest, str):
         return None
@@ -98,4 +103,13 @@ def _manifest_hash(config: dict[str, Any]) -> str | None:
     if below_root is not None:
         manifest = str(config.get("bundle_root", ".")) + below_root[2]
     path = Path(manifest)
-    return sha256(path.read_bytes()) if path.is_file() else None
+    return path.read_bytes() if path.is_file() else None
+
+
+def _generator(manifest: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(manifest)
+    except ValueError:
+        return None
+    generator = found.get("generator") if isinstance(found, dict) else None
+    return generator if isinstance(generator, dict) else None

@@ -67,6 +67,7 @@ class Trained:
             "dendrites": growth["config"] if growth else None,
             "versions": provenance["versions"],
             "manifest_sha256": provenance["manifest_sha256"],
+            "generator": provenance.get("generator"),
             "fold": provenance["config"].get("fold"),
             "seed": provenance["config"].get("seed"),
         }

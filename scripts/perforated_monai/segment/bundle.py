@@ -62,6 +62,7 @@ class Bundle:
     ranges: dict[str, Any] | None = None
     mirror_axes: tuple[int, ...] = ()
     skip_empty_border: bool = False
+    phantom_weights: bool = False
     _config: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def pipeline(self) -> Pipeline:
@@ -136,12 +137,13 @@ def load_bundle(folder: str | Path, overlap: float | None = None) -> Bundle:
     image, pred = _formats(metadata, folder)
     parser = ConfigParser(copy.deepcopy(config))
     segment = metadata.get("segment", {})
+    merged = metadata["network_data_format"].get("post_processed_outputs", {}).get(PRED)
     return Bundle(
         folder=folder,
         version=str(metadata.get("version", "")),
         channels=int(image["num_channels"]),
         outputs=int(pred["num_channels"]),
-        labels=_labels(pred, 1),
+        labels=_labels(merged or pred, 1),
         channel_names=_labels(pred, 0),
         inferer=parser.get_parsed_content("inferer"),
         amp=bool(config.get("evaluator", {}).get("amp", False)),
@@ -151,6 +153,7 @@ def load_bundle(folder: str | Path, overlap: float | None = None) -> Bundle:
         ranges=segment.get("training_ranges"),
         mirror_axes=tuple(segment.get("mirror_axes", ())),
         skip_empty_border=bool(segment.get("skip_empty_border", False)),
+        phantom_weights=bool(segment.get("phantom_weights", False)),
         _config=config,
     )
 
@@ -220,9 +223,14 @@ def _formats(metadata: dict[str, Any], folder: Path) -> tuple[dict[str, Any], di
 
 
 def _labels(pred: dict[str, Any], first: int) -> dict[int, str]:
-    """Label value (from 1) or channel (from 0) -> name of the structure."""
+    """Label value (from 1) or channel (from 0) -> name of the structure.
+
+    Regions that postprocessing merges into one label map have their values, which are not the
+    network's channels, under ``post_processed_outputs``.
+    """
     named = {int(k): str(v) for k, v in pred.get("channel_def", {}).items()}
-    return {k: named.get(k, f"label {k}") for k in range(first, int(pred["num_channels"]))}
+    last = max(int(pred["num_channels"]) - 1, *named, 0)
+    return {k: named.get(k, f"label {k}") for k in range(first, last + 1)}
 
 
 def _composed(transform: Any) -> Compose:

@@ -94,6 +94,8 @@ class Segmenter:
         tta: average over mirror images, along the bundle's ``mirror_axes``.
         probabilities: keep them; costs 4 bytes a voxel and channel.
         allow_out_of_range: volumes unlike the training volumes get a note, not a refusal.
+        allow_phantom_weights: use weights that were trained on synthetic phantoms; every volume
+            gets a note.
         memory_limit: bytes that a volume may take; what is free when not given.
 
     Raises:
@@ -110,9 +112,16 @@ class Segmenter:
         tta: bool = False,
         probabilities: bool = False,
         allow_out_of_range: bool = False,
+        allow_phantom_weights: bool = False,
         memory_limit: int | None = None,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle, overlap)
+        if self.bundle.phantom_weights and not allow_phantom_weights:
+            msg = (
+                f"{self.bundle.folder} was trained on synthetic phantoms, not for patients. Train "
+                "it on patient data, or try it out with --allow-phantom-weights."
+            )
+            raise UserError(msg)
         self.device = _device(device)
         self.probabilities, self.memory_limit = probabilities, memory_limit
         self.allow_out_of_range = allow_out_of_range
@@ -134,6 +143,8 @@ class Segmenter:
             msg = f"the bundle needs {self.bundle.channels} channels; got {scan.image.shape[0]}."
             raise UserError(msg)
         notes = [*scan.notes, *self.check_range(scan.shape, scan.affine)]
+        if self.bundle.phantom_weights:
+            notes.append("weights trained on synthetic phantoms, not for patients")
         pipeline = self._pipeline()
         data = pipeline.before({IMAGE: scan.image})
         reset_ops_id(data)  # another thread inverts, with transforms of its own
