@@ -12,23 +12,36 @@ from .manifest import Manifest, refuse
 
 
 def datalist(
-    dataset_dir: str | Path, manifest: Manifest | str | Path, part: str, fold: int = 0
+    dataset_dir: str | Path,
+    manifest: Manifest | str | Path,
+    part: str,
+    fold: int = 0,
+    test_fold: int | None = None,
 ) -> list[dict[str, str]]:
     """Cases of one part as MONAI data dicts, with absolute paths, sorted by case id.
 
     The keys are "image", "label" and "case"; none begins with "image_" or "label_", because
     `Spacingd` of MONAI 1.6 fails on such keys.
 
+    With `test_fold` the validation cases of that fold are left out of the part as well: a study
+    keeps them apart from training and from the choice of the checkpoint.
+
     What `check` calls an error is refused, as far as headers and labels tell; images are not read
     (`check` does), so that it takes seconds.
 
     Raises:
-        UserError: a missing or empty folder, or every broken rule of a case of the part, one line
-            each.
+        UserError: a missing or empty folder, `test_fold` equal to `fold`, or every broken rule of a
+            case of the part, one line each.
     """
     root = dataset_root(dataset_dir)
     manifest = resolve(manifest, root)
     cases = manifest.part(part, fold)
+    if test_fold is not None:
+        if test_fold == fold:
+            msg = f"test_fold and fold must differ; both are {fold}. Take another fold."
+            raise UserError(msg)
+        held_out = set(manifest.part("validation", test_fold))
+        cases = [case for case in cases if case not in held_out]
     audit = check_dataset(root, manifest, cases=cases, read="labels")
     refuse(audit.errors())
     pairs = [(case, *manifest.files(case)) for case in cases]

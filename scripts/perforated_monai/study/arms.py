@@ -1,0 +1,136 @@
+"""The arms of a study, as what each lays over the bundle's own training configuration."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+# In the order in which a seed's trials run: what others follow comes first.
+ARMS = ("dendrites", "dendrites_init", "base", "base_long", "wide", "wide_flops", "branch")
+# Arms that read what the arm `dendrites` of the same network, fold and seed did.
+DEPENDENT = ("base_long", "wide", "wide_flops", "branch")
+
+WHAT = {
+    "base": "the plain network",
+    "base_long": "the plain network, learning rate and optimizer restarted where dendrites grew",
+    "wide": "a wider plain network with the parameters of the dendritic one (within 2 %)",
+    "wide_flops": "a wider plain network with the FLOPs of the dendritic one (within 2 %)",
+    "branch": "ordinary parallel convolutions at the same layers and epochs (no non-linearity)",
+    "dendrites": "dendrites as the tracker makes them (sigmoid, N(0, 0.01²))",
+    "dendrites_init": "dendrites with the layers' own initialisation and tanh",
+}
+
+_DENDRITES = {
+    "dendrites": {"activation": "sigmoid", "initialisation": "normal", "scale": 0.01},
+    "dendrites_init": {"activation": "tanh", "initialisation": "layer", "scale": 1.0},
+}
+
+
+def networks_of(bundle_root: Path) -> list[str]:
+    """Networks that a study may name.
+
+    ``full`` is train.json as it is; the name of an overlay that changes ``base_network_def`` is
+    that overlay; ``width4``, ``width8``, ``width16`` are UNets of three levels without residual
+    units with so many channels in the first.
+    """
+    overlays = [
+        f.stem
+        for f in sorted((bundle_root / "configs").glob("*.yaml"))
+        if re.search(r"^base_network_def", f.read_text(encoding="utf-8"), re.M)
+    ]
+    return ["full", *overlays, *(f"width{n}" for n in (4, 8, 16))]
+
+
+def network_files(bundle_root: Path, network: str) -> list[Path]:
+    """Configuration files of a network, in the order in which they are merged."""
+    configs = bundle_root / "configs"
+    overlay = configs / f"{network}.yaml"
+    return [configs / "train.json", *([overlay] if overlay.is_file() else [])]
+
+
+def network_settings(network: str) -> dict[str, Any]:
+    """What a rung of the width ladder overrides; nothing for other networks."""
+    found = re.fullmatch(r"width(\d+)", network)
+    if found is None:
+        return {}
+    first = int(found[1])
+    return {
+        "base_network_def::channels": [first, 2 * first, 4 * first],
+        "base_network_def::strides": [2, 2],
+        "base_network_def::num_res_units": 0,
+    }
+
+
+def growth_config(arm: str, growth: dict[str, Any]) -> dict[str, Any]:
+    """Settings of ``DendriteConfig`` of a growing arm: the study's, with the arm's own on top."""
+    return {**growth, **_DENDRITES.get(arm, _DENDRITES["dendrites"])}
+
+
+def arm_settings(arm: str, growth: dict[str, Any], leader: Leader | None) -> dict[str, Any]:
+    """What an arm adds to the configuration; ``wide`` and ``wide_flops`` add channels elsewhere.
+
+    Args:
+        arm: one of ``ARMS``.
+        growth: the study's growth settings.
+        leader: what the dendritic trial did; needed by the arms of ``DEPENDENT``.
+    """
+    if arm in _DENDRITES:
+        return _handler(
+            "perforated_monai.study.settle.GrowAndSettle",
+            evaluator="@validate::evaluator",
+            config=growth_config(arm, growth),
+        )
+    if arm == "base" or leader is None:
+        return {}
+    if arm == "base_long":
+        epochs = sorted({*leader.grow_epochs, *leader.settle_epochs})
+        return _handler("perforated_monai.study.restart.RestartHandler", epochs=epochs)
+    if arm == "branch":
+        return _handler(
+            "perforated_monai.study.branch.BranchHandler",
+            evaluator="@validate::evaluator",
+            config=growth_config(arm, growth),
+            grow_epochs=leader.grow_epochs,
+            settle_epochs=leader.settle_epochs,
+        )
+    return {}
+
+
+class Leader:
+    """What the dendritic trial of a seed did, from its results.
+
+    Attributes:
+        grow_epochs, settle_epochs: epochs after which a set was added, or growth ended.
+        sets: dendrite sets in its final network.
+        parameters, flops: of its final network.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        result = json.loads((folder / "result.json").read_text())
+        lines = (folder / "history.jsonl").read_text().splitlines()
+        events = [json.loads(line) for line in lines]
+        self.grow_epochs = [int(e["epoch"]) for e in events if e["event"] == "grow"]
+        self.settle_epochs = [int(e["epoch"]) for e in events if e["event"] == "settle"]
+        self.sets = int(result["sets"])
+        self.parameters, self.flops = int(result["parameters"]), int(result["flops"])
+
+    def same_as_base(self, arm: str) -> bool:
+        """Whether an arm has nothing to differ by: nothing grew, or nothing was accepted."""
+        if arm in ("wide", "wide_flops"):
+            return self.sets == 0
+        return not self.grow_epochs and not self.settle_epochs
+
+
+def _handler(target: str, **arguments: Any) -> dict[str, Any]:
+    return {"+train::handlers": [{"_target_": target, **arguments}]}
+
+
+def refuse_unknown_arm(arm: str) -> None:
+    """Raise for anything that is no arm."""
+    if arm not in ARMS:
+        msg = f"arm must be one of {', '.join(ARMS)}; got {arm!r}."
+        raise UserError(msg)

@@ -1,0 +1,194 @@
+"""Study files: which networks, arms, seeds and folds are compared, read and checked as data."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from monai.bundle import ConfigParser
+
+from ..cli_config import is_known_key
+from ..config import DendriteConfig
+from ..errors import UserError
+from ..manifest_schema import FOLDS
+from .arms import ARMS, DEPENDENT, networks_of
+
+FORMAT = 1
+METRICS = ("dice", "hd95", "nsd")
+
+# What may grow later without making other results of what is there.
+_GROWS = ("title", "note", "arms", "seeds", "folds", "networks", "sweep")
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study; ``docs`` of the keys stand in README, section "Study".
+
+    Attributes:
+        file: where it was read from; ``bundles/<name>/studies/<study>.yaml``.
+        bundle: folder name of the bundle beside whose ``studies`` folder the file lies.
+        networks: names, see ``arms.networks_of``.
+        arms: of ``arms.ARMS``.
+        seeds: run seeds; every arm is run with each.
+        folds: inner folds whose validation part is the test set.
+        budget: ``{"epochs": total epochs of every arm}``.
+        metrics: of ``METRICS``; the first gives the verdict.
+        settings: keys of the bundle's train.json with the values that all arms share.
+        growth: settings of ``DendriteConfig`` that all growing arms share.
+        sweep: settings of a search, see ``sweep.py``.
+        title, note: for the report.
+    """
+
+    file: Path
+    format: int
+    bundle: str
+    networks: list[str]
+    arms: list[str]
+    seeds: list[int]
+    folds: list[int]
+    budget: dict[str, int]
+    metrics: list[str]
+    settings: dict[str, Any] = field(default_factory=dict)
+    growth: dict[str, Any] = field(default_factory=dict)
+    sweep: dict[str, Any] = field(default_factory=dict)
+    title: str = ""
+    note: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.file.stem
+
+    @property
+    def bundle_root(self) -> Path:
+        return self.file.resolve().parents[1]
+
+    @property
+    def epochs(self) -> int:
+        return self.budget["epochs"]
+
+    @cached_property
+    def protocol(self) -> str:
+        """Hash of everything that makes a trial what it is; seeds, folds and arms may be added."""
+        content = dataclasses.asdict(self)
+        kept = {k: v for k, v in content.items() if k not in (*_GROWS, "file")}
+        text = json.dumps(kept, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load_study(file: str | Path) -> Study:
+    """Read and check a study file.
+
+    Raises:
+        UserError: no such file, no YAML mapping, or an unknown key, arm, metric, network or value;
+            nothing has been trained then.
+    """
+    path = Path(file)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        msg = f"study file {path} cannot be read ({error.strerror}). Give bundles/*/studies/*.yaml."
+        raise UserError(msg) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        msg = f"study file {path} is no YAML: {' '.join(str(error).split())[:200]}. Correct it."
+        raise UserError(msg) from None
+    if not isinstance(data, dict):
+        msg = f"study file {path} must be a mapping of keys; got {type(data).__name__}."
+        raise UserError(msg)
+    names = [f.name for f in dataclasses.fields(Study) if f.name != "file"]
+    _known(path, "keys", data, names)
+    missing = [k for k in _WITHOUT_DEFAULT if k not in data]
+    if missing:
+        msg = f"study file {path} must have {', '.join(missing)}. Add the missing keys."
+        raise UserError(msg)
+    study = Study(file=path, **data)
+    _check(study)
+    return study
+
+
+_WITHOUT_DEFAULT = ["format", "bundle", "networks", "arms", "seeds", "folds", "budget", "metrics"]
+
+
+def _check(study: Study) -> None:
+    path = study.file
+    if study.format != FORMAT:
+        msg = f"{path}: format must be {FORMAT}; got {study.format!r}. Write it for this version."
+        raise UserError(msg)
+    root = study.bundle_root
+    if root.name != study.bundle or not (root / "configs" / "train.json").is_file():
+        msg = (
+            f"{path}: bundle must be the folder that holds studies/, with configs/train.json; got "
+            f"{study.bundle!r} in {root.name}. Move the file to bundles/<bundle>/studies/."
+        )
+        raise UserError(msg)
+    _names(path, "networks", study.networks, networks_of(root))
+    _names(path, "arms", study.arms, ARMS)
+    _names(path, "metrics", study.metrics, METRICS)
+    _whole_numbers(path, "seeds", study.seeds, 2**31)
+    _whole_numbers(path, "folds", study.folds, FOLDS)
+    epochs = study.budget.get("epochs") if isinstance(study.budget, dict) else None
+    if type(epochs) is not int or epochs < 1 or len(study.budget) > 1:
+        msg = f"{path}: budget must be {{epochs: N}} with N >= 1; got {study.budget!r}."
+        raise UserError(msg)
+    dependent = [arm for arm in study.arms if arm in DEPENDENT]
+    if dependent and "dendrites" not in study.arms:
+        msg = f"{path}: arm {dependent[0]} follows the arm dendrites: add it to arms."
+        raise UserError(msg)
+    for name in ("settings", "growth", "sweep"):
+        if not isinstance(getattr(study, name), dict):
+            msg = f"{path}: {name} must be a mapping; got {getattr(study, name)!r}."
+            raise UserError(msg)
+    _check_settings(study, root)
+    DendriteConfig.from_dict(study.growth)
+
+
+def _check_settings(study: Study, root: Path) -> None:
+    owned = ("seed", "fold", "test_fold", "epochs", "output_dir", "dataset_dir", "bundle_root")
+    files = [str(root / "configs" / "train.json")]
+    config = dict(ConfigParser(ConfigParser.load_config_files(files)).get())
+    for key in study.settings:
+        name = str(key).replace("#", "::")
+        if name in owned:
+            msg = f"{study.file}: settings cannot hold {key}: the study sets it. Take it out."
+            raise UserError(msg)
+        if not is_known_key(config, name):
+            close = difflib.get_close_matches(name, list(config), n=3) or ["see train.json"]
+            msg = (
+                f"{study.file}: settings: {key} is no key of {root.name}/configs/train.json. "
+                f"Did you mean: {', '.join(close)}?"
+            )
+            raise UserError(msg)
+
+
+def _names(path: Path, key: str, values: Any, allowed: Iterable[str]) -> None:
+    if not isinstance(values, list) or not values or len(set(map(str, values))) < len(values):
+        msg = f"{path}: {key} must be a list of distinct names, at least one; got {values!r}."
+        raise UserError(msg)
+    _known(path, key, values, list(allowed))
+
+
+def _known(path: Path, what: str, values: Iterable[Any], allowed: list[str]) -> None:
+    for value in values:
+        if value not in allowed:
+            close = difflib.get_close_matches(str(value), allowed, n=1) or allowed
+            msg = (
+                f"{path}: {value!r} is none of the known {what}. Did you mean: {', '.join(close)}?"
+            )
+            raise UserError(msg)
+
+
+def _whole_numbers(path: Path, key: str, values: Any, below: int) -> None:
+    right = isinstance(values, list) and all(type(v) is int and 0 <= v < below for v in values)
+    if not right or not values or len(set(values)) < len(values):
+        msg = (
+            f"{path}: {key} must be a list of distinct whole numbers from 0 to {below - 1}, at "
+            f"least one; got {values!r}."
+        )
+        raise UserError(msg)

@@ -1,0 +1,248 @@
+"""``run_study``: every trial in a process of its own; what is done stays done."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ..errors import UserError
+from ..files import write_json
+from . import results
+from .arms import ARMS, DEPENDENT, Leader
+from .energy import EnergyMeter
+from .file import Study
+from .trial import Places, Trial, command, only_test, overlay
+
+_POLL_SECONDS = 0.2
+
+
+def trials_of(study: Study) -> list[Trial]:
+    """Every trial, in the order in which they run: seed by seed, the dendritic arm first."""
+    arms = sorted(study.arms, key=ARMS.index)
+    return [
+        Trial(network, arm, fold, seed)
+        for fold in study.folds
+        for network in study.networks
+        for seed in study.seeds
+        for arm in arms
+    ]
+
+
+class StudyRunner:
+    """Runs what is missing of a study.
+
+    Several runners, also on several machines with one shared results folder, never take the same
+    trial: each is locked while it runs. A killed trial continues from its run folder; a failed one
+    is marked, the others go on, and the next run tries it again.
+
+    Args:
+        study: what to run.
+        places: where.
+        workers: trials at a time.
+        minutes: stop after so long: nothing new starts, running trials end at their last whole
+            epoch and continue next time. None: no limit.
+        say: gets one line an event.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        places: Places,
+        workers: int = 1,
+        minutes: float | None = None,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.study, self.places, self.workers, self.say = study, places, workers, say
+        self._end = None if minutes is None else time.monotonic() + 60 * minutes
+        self._stop = threading.Event()
+        self._mutex = threading.Lock()
+        self._taken: set[Trial] = set()
+        self._tried: dict[Trial, str] = {}
+        self._children: dict[Trial, subprocess.Popen] = {}
+        self._commit = results.commit_of(Path(__file__).parent)
+
+    def run(self, trials: list[Trial] | None = None) -> dict[Trial, str]:
+        """Run trials until none is left or the time is over; reasons of those that failed."""
+        self.trials = trials_of(self.study) if trials is None else trials
+        threads = [threading.Thread(target=self._work) for _ in range(self.workers)]
+        with self._signals():
+            for thread in threads:
+                thread.start()
+            while any(t.is_alive() for t in threads):
+                if self._end is not None and time.monotonic() > self._end:
+                    self.stop()
+                time.sleep(_POLL_SECONDS)
+        return {t: reason for t, reason in self._tried.items() if reason}
+
+    def stop(self) -> None:
+        """End running trials at their last whole epoch; nothing new starts."""
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        with self._mutex:
+            for child in self._children.values():
+                child.terminate()
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM end the children as well."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        signals = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(s, lambda *_: self.stop()) for s in signals]
+        try:
+            yield
+        finally:
+            for number, handler in zip(signals, before, strict=True):
+                signal.signal(number, handler)
+
+    # -- one worker ------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while not self._stop.is_set():
+            trial = self._next()
+            if trial is None:
+                return
+            try:
+                self._attempt(trial)
+            except Exception as error:
+                self._fail(trial, " ".join(str(error).split())[:300] or type(error).__name__)
+            finally:
+                with self._mutex:
+                    self._taken.discard(trial)
+
+    def _next(self) -> Trial | None:
+        """The first trial that is neither done, tried nor running, and whose leader is done."""
+        while not self._stop.is_set():
+            with self._mutex:
+                waits = False
+                for trial in self.trials:
+                    if trial in self._taken or trial in self._tried or self._done(trial):
+                        continue
+                    if not self._ready(trial):
+                        waits = waits or trial.leader in self._taken
+                        continue
+                    self._taken.add(trial)
+                    return trial
+            if not waits:
+                return None
+            time.sleep(_POLL_SECONDS)
+        return None
+
+    def _done(self, trial: Trial) -> bool:
+        found = results.read(self.places, trial)
+        return found is not None and found["status"] in ("done", "same")
+
+    def _ready(self, trial: Trial) -> bool:
+        return trial.arm not in DEPENDENT or self._done(trial.leader)
+
+    def _attempt(self, trial: Trial) -> None:
+        run = self.places.run(trial)
+        run.mkdir(parents=True, exist_ok=True)
+        self.places.kept(trial).mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.places.kept(trial) / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            self._tried[trial] = ""  # another runner has it
+            return
+        try:
+            if not self._done(trial):
+                self._run_locked(trial)
+        finally:
+            lock.release()
+
+    def _run_locked(self, trial: Trial) -> None:
+        leader = Leader(self.places.kept(trial.leader)) if trial.arm in DEPENDENT else None
+        if leader is not None and leader.same_as_base(trial.arm):
+            results.keep_same_as_base(self.study, trial, self.places)
+            self._tried[trial] = ""
+            self.say(f"{trial.id}: nothing to differ by, the same as base")
+            return
+        content = overlay(self.study, trial, self.places, leader)
+        meter = EnergyMeter()
+        code, last = self._process(trial, content)
+        if code != 0 and self._stop.is_set():
+            self.say(f"{trial.id}: stopped, continues with the same command")
+            return
+        if code != 0:
+            self._fail(trial, last)
+            return
+        results.keep(self.study, trial, self.places, meter.joules(), self._commit)
+        self._tried[trial] = ""
+        self.say(f"{trial.id}: {_summary(results.read(self.places, trial) or {})}")
+
+    def _process(self, trial: Trial, content: dict[str, Any]) -> tuple[int, str]:
+        run = self.places.run(trial)
+        file = run / "trial.json"
+        write_json(file, content)
+        shutil.copyfile(file, self.places.kept(trial) / "trial.json")
+        if _trained(run):
+            file = run / "only_test.json"
+            write_json(file, only_test(content))
+        words = command(self.study, trial, self.places, file)
+        with (run / "log.txt").open("a") as log, self._mutex:
+            if self._stop.is_set():
+                return 1, "stopped"
+            child = subprocess.Popen(
+                words, stdout=log, stderr=subprocess.STDOUT, env=self._environment()
+            )
+            self._children[trial] = child
+        code = child.wait()
+        with self._mutex:
+            del self._children[trial]
+        return code, _last_line(run / "log.txt", code)
+
+    def _environment(self) -> dict[str, str]:
+        threads = str(max(1, (os.cpu_count() or 1) // self.workers))
+        package = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(p for p in (package, os.environ.get("PYTHONPATH", "")) if p)
+        return {"OMP_NUM_THREADS": threads, **os.environ, "PYTHONPATH": path}
+
+    def _fail(self, trial: Trial, reason: str) -> None:
+        self._tried[trial] = reason
+        results.keep_failure(self.study, trial, self.places, reason)
+        self.say(f"{trial.id}: failed: {reason}")
+
+
+def _trained(run: Path) -> bool:
+    history = run / "history.jsonl"
+    return history.exists() and '"event": "complete"' in history.read_text()
+
+
+def _last_line(log: Path, code: int) -> str:
+    """The line that says why, from a log that ends with a traceback."""
+    lines = log.read_text(errors="replace").splitlines()
+    for line in reversed(lines):
+        text = line.strip()
+        if text and not text.startswith(("~", "^", "File ")):
+            return text[:300].replace(str(Path.cwd()), ".")
+    return f"exit code {code} without a word"
+
+
+def _summary(result: dict[str, Any]) -> str:
+    dice = [v for k, v in result.items() if k.startswith("dice_")]
+    mean = sum(dice) / len(dice)
+    grown = f", {result['sets']} sets" if result["grow_epochs"] else ""
+    return (
+        f"test Dice {mean:.4f}, {result['parameters']:,} parameters{grown}, "
+        f"{result['train_minutes']:.1f} min"
+    )
+
+
+def refuse_missing_data(places: Places) -> None:
+    """Say that the data are not there before any process starts."""
+    if not places.dataset.is_dir():
+        msg = f"dataset_dir {places.dataset} is no folder. Give the folder of the data."
+        raise UserError(msg)

@@ -1,0 +1,211 @@
+"""One trial: its place, its configuration overlay and the plain MONAI command that runs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..manifest_schema import FOLDS
+from .arms import Leader, arm_settings, network_files, network_settings
+from .file import Study
+from .wide import resolved_definition, wider_channels
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One arm of one network with one seed on one fold."""
+
+    network: str
+    arm: str
+    fold: int
+    seed: int
+
+    @property
+    def id(self) -> str:
+        return f"{self.network}-{self.arm}-fold{self.fold}-seed{self.seed}"
+
+    @property
+    def leader(self) -> Trial:
+        """The dendritic trial that this one follows."""
+        return Trial(self.network, "dendrites", self.fold, self.seed)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a study reads and writes.
+
+    Attributes:
+        results: small files that are kept, one folder a trial.
+        work: run folders with checkpoints; may be deleted when a study is done.
+        dataset: folder of the data.
+        manifest: manifest file, or None for the bundle's own.
+        extra: handlers and keys laid over every trial (trackers).
+    """
+
+    results: Path
+    work: Path
+    dataset: Path
+    manifest: Path | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def kept(self, trial: Trial) -> Path:
+        """Folder of what is kept of a trial."""
+        return self.results / trial.id
+
+    def run(self, trial: Trial) -> Path:
+        """Run folder of a trial."""
+        return self.work / trial.id
+
+
+def overlay(study: Study, trial: Trial, places: Places, leader: Leader | None) -> dict[str, Any]:
+    """The configuration that a trial lays over the bundle's own; it is written beside the result.
+
+    Training leaves the validation part of fold k out altogether; growth, stopping and the choice
+    of the checkpoint see the validation part of fold (k + 1) mod 5. The same process then scores
+    the best network on the validation part of fold k.
+    """
+    settings = {**study.settings, **network_settings(trial.network)}
+    content: dict[str, Any] = {
+        "_desc_": f"{study.name}: {trial.id}",
+        "seed": trial.seed,
+        "fold": (trial.fold + 1) % FOLDS,
+        "test_fold": trial.fold,
+        "epochs": study.epochs,
+        **settings,
+        "train::dataset::data": "$perforated_monai.datalist("
+        "@dataset_dir, @manifest, 'train', @fold, @test_fold)",
+        "test": _test(study.bundle_root, study.metrics),
+        "run": [
+            "$perforated_monai.guard_command_line()",
+            "$@train::trainer.run()",
+            "$@test::evaluator.run()",
+        ],
+    }
+    if trial.arm in ("wide", "wide_flops") and leader is not None:
+        content["base_network_def::channels"] = _channels(study, trial, settings, leader)
+    for added in (arm_settings(trial.arm, study.growth, leader), places.extra):
+        for key, value in added.items():
+            content[key] = [*content.get(key, []), *value] if key.startswith("+") else value
+    return content
+
+
+def only_test(content: dict[str, Any]) -> dict[str, Any]:
+    """The same overlay for a trial whose training is done and whose test was interrupted."""
+    return {
+        **content,
+        "network": "$perforated_monai.study.reload.best_network("
+        "@base_network_def, @output_dir).to(@device)",
+        "run": ["$perforated_monai.guard_command_line()", "$@test::evaluator.run()"],
+    }
+
+
+def command(study: Study, trial: Trial, places: Places, file: Path) -> list[str]:
+    """The command line of a trial; ``file`` holds its overlay."""
+    files = [*network_files(study.bundle_root, trial.network), file]
+    words = [sys.executable, "-m", "monai.bundle", "run"]
+    words += ["--config_file", "[" + ",".join(f"'{f}'" for f in files) + "]"]
+    words += ["--bundle_root", str(study.bundle_root), "--dataset_dir", str(places.dataset)]
+    if places.manifest is not None:
+        words += ["--manifest", str(places.manifest)]
+    return [*words, "--output_dir", str(places.run(trial))]
+
+
+def _channels(study: Study, trial: Trial, settings: dict[str, Any], leader: Leader) -> list[int]:
+    files = [str(f) for f in network_files(study.bundle_root, trial.network)]
+    patch = patch_of(files, settings)
+    definition = resolved_definition(files, settings)
+    if trial.arm == "wide":
+        return wider_channels(definition, leader.parameters, "parameters", patch)
+    return wider_channels(definition, leader.flops, "flops", patch)
+
+
+def patch_of(files: list[str], settings: dict[str, Any]) -> list[int]:
+    """``roi_size`` of merged configuration files."""
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser(ConfigParser.load_config_files(files))
+    parser.update(settings)
+    return [int(v) for v in parser.get_parsed_content("roi_size")]
+
+
+def _test(bundle_root: Path, metrics: list[str]) -> dict[str, Any]:
+    """The evaluation of the test part, with the preprocessing and the inferer of validation."""
+    classes, background = _classes(bundle_root)
+    pair = {"output_transform": "$monai.handlers.from_engine(['pred', 'label'])"}
+    known: dict[str, Any] = {
+        "hd95": {
+            "_target_": "HausdorffDistance",
+            "include_background": background,
+            "percentile": 95,
+            **pair,
+        },
+        "nsd": {
+            "_target_": "monai.handlers.IgniteMetricHandler",
+            "_desc_": "normalised surface distance, tolerance 1 mm on voxels of 1 mm",
+            "metric_fn": {
+                "_target_": "monai.metrics.SurfaceDiceMetric",
+                "class_thresholds": [1.0] * len(classes),
+                "include_background": background,
+            },
+            **pair,
+        },
+    }
+    columns = {"dice": "dice", "hd95": "hd95_mm", "nsd": "nsd"}
+    return {
+        "dataset": {
+            "_target_": "perforated_monai.CaseDataset",
+            "data": "$perforated_monai.datalist(@dataset_dir, @manifest, 'validation', @test_fold)",
+            "transform": "@validate::preprocessing",
+            "cache_dir": "@cache_dir",
+        },
+        "dataloader": {"_target_": "DataLoader", "dataset": "@test::dataset", "batch_size": 1},
+        "key_metric": {"dice": {"_target_": "MeanDice", "include_background": background, **pair}},
+        "additional_metrics": {m: known[m] for m in metrics if m != "dice"},
+        "handlers": [
+            {
+                "_target_": "perforated_monai.CaseTable",
+                "output_dir": "@output_dir",
+                "metrics": {m: columns[m] for m in dict.fromkeys(["dice", *metrics])},
+                "classes": classes,
+            },
+            {
+                "_target_": "perforated_monai.study.record.TrialRecord",
+                "output_dir": "@output_dir",
+                "network": "@network",
+                "patch": "@roi_size",
+            },
+        ],
+        "evaluator": {
+            "_target_": "SupervisedEvaluator",
+            "device": "@device",
+            "val_data_loader": "@test::dataloader",
+            "network": "@network",
+            "inferer": "@validate::inferer",
+            "postprocessing": "@validate::postprocessing",
+            "key_val_metric": "@test::key_metric",
+            "additional_metrics": "@test::additional_metrics",
+            "val_handlers": "@test::handlers",
+            "amp": "@amp",
+        },
+    }
+
+
+def _classes(bundle_root: Path) -> tuple[list[str], bool]:
+    """Class names, and whether channel 0 is a class, from the bundle's evaluate.json."""
+    file = bundle_root / "configs" / "evaluate.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        handlers = config["validate::handlers"]
+        classes = next(h["classes"] for h in handlers if "classes" in h)
+        metrics = config["validate::additional_metrics"].values()
+        return list(classes), any(m.get("include_background", False) for m in metrics)
+    except (OSError, ValueError, KeyError, StopIteration, AttributeError) as error:
+        msg = (
+            f"{file} must list validate::handlers with a CaseTable and its classes, and "
+            f"validate::additional_metrics ({type(error).__name__}). Correct the bundle."
+        )
+        raise UserError(msg) from None
