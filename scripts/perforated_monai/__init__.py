@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .network import build_network, load_weights
     from .regions import LabelRegionsd
     from .run import RunHandler
+    from .trt import trt_network
 
 __all__ = [
     "CaseDataset",
@@ -37,6 +38,7 @@ __all__ = [
     "find_volumes",
     "guard_command_line",
     "load_weights",
+    "trt_network",
 ]
 
 _MODULES = {
@@ -54,6 +56,7 @@ _MODULES = {
     "find_volumes": "datasets",
     "guard_command_line": "cli_config",
     "load_weights": "network",
+    "trt_network": "trt",
 }
 
 

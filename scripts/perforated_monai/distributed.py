@@ -1,4 +1,4 @@
-"""Several processes that train one network: process group, rank 0's decisions, DDP wrappers.
+"""Several processes with one network: process group, rank 0's decisions, DDP wrappers.
 
 Every function works in a single process too, where it costs nothing. The tracker runs on rank 0
 alone: ``from_main`` hands what it decided to the others, and ``wrap`` gives every rank a new
@@ -51,7 +51,7 @@ def start(backend: str = "nccl", timeout: float = 600.0) -> None:
     missing = [name for name in needed if name not in os.environ]
     if missing:
         msg = (
-            f"multi_gpu_train needs torchrun ({', '.join(missing)} is not set): start with "
+            f"This overlay needs torchrun ({', '.join(missing)} is not set): start with "
             "torchrun --standalone --nproc_per_node=2 -m monai.bundle run, or leave it out."
         )
         raise UserError(msg)
@@ -125,6 +125,15 @@ def from_main(produce: Callable[[], T]) -> T:
         msg = f"Rank 0 stopped this run: {box[1]}"
         raise UserError(msg)
     return box[0]
+
+
+def gather(items: list[T]) -> list[T]:
+    """The items of all ranks, in the order of the ranks; every rank must make this call."""
+    if world() == 1:
+        return items
+    parts: list = [None] * world()
+    dist.all_gather_object(parts, items)
+    return [item for part in parts for item in part]
 
 
 def mean(value: float) -> float:

@@ -73,8 +73,10 @@ def references(bundle: Bundle) -> Iterator[Broken]:
     for workflow in WORKFLOWS:
         if file := bundle.file_of(workflow):
             yield from _dangling(bundle.configs[file], file)
-    base = bundle.configs.get(bundle.file_of("train"), {})
-    for file in bundle.overlays if base else ():
+    for file in bundle.overlays:
+        base = _base(bundle, file)
+        if not base:
+            continue
         known = set(_dangling(base, file))
         found = _dangling(_merge(base, bundle.configs[file]), file)
         yield from (broken for broken in found if broken not in known)
@@ -82,10 +84,10 @@ def references(bundle: Bundle) -> Iterator[Broken]:
 
 @rule("override-keys", "bundle", "must override keys that exist")
 def override_keys(bundle: Bundle) -> Iterator[Broken]:
-    base = bundle.configs.get(bundle.file_of("train"))
-    if base is None:
-        return
     for file in bundle.overlays:
+        base = _base(bundle, file)
+        if not base:
+            continue
         merged = _merge(base, bundle.configs[file])
         used = _references(merged)
         for key in bundle.configs[file]:
@@ -132,6 +134,17 @@ def _merge(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
     for key, value in copy.deepcopy(overlay).items():
         merge_kv(parser, key.replace("#", "::"), value)
     return dict(parser.get())
+
+
+def _base(bundle: Bundle, overlay: str) -> dict[str, Any]:
+    """What an overlay is merged on, by its name: inference, train, or train and evaluate."""
+    name = overlay.rpartition("/")[2]
+    if "inference" in name:
+        return bundle.configs.get(bundle.file_of("inference"), {})
+    base = bundle.configs.get(bundle.file_of("train"), {})
+    if base and "evaluate" in name and not name.startswith("evaluate"):
+        return _merge(base, bundle.configs.get(bundle.file_of("evaluate"), {}))
+    return base
 
 
 def _properties(workflow: str) -> Any:
