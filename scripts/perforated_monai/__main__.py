@@ -15,7 +15,7 @@ from typing import Any
 import fire
 
 from .errors import UserError
-from .share_commands import pack, verify
+from .share_commands import card, pack, verify
 
 
 def demo(out: str = "demo_output") -> int:
@@ -229,6 +229,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "segment": segment,
     "pack": pack,
     "verify": verify,
+    "card": card,
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
-from monai.utils import TransformBackends, convert_to_dst_type
+from monai.utils import convert_to_dst_type
 from torch import Tensor
 
 from .errors import UserError
@@ -31,8 +31,6 @@ class LabelRegionsd(MapTransform):
     Raises:
         UserError: for a region without whole numbers; from calls, for another number of channels.
     """
-
-    backend = (TransformBackends.TORCH,)
 
     def __init__(
         self,

@@ -33,3 +33,16 @@ def verify(target: str, trust: bool = False) -> int:
     from .verify.command import verify_target
 
     return verify_target(str(target), bool(trust))
+
+
+def card(bundle: str, evaluation: str = "") -> int:
+    """Write docs/MODEL_CARD.md of a bundle from the files that measured something.
+
+    Args:
+        bundle: bundle folder, such as bundles/hippocampus_mri_dendritic.
+        evaluation: output_dir of an evaluate.json; its cases.csv is copied into docs first.
+    """
+    from .card import write_card
+
+    print(write_card(str(bundle), str(evaluation) or None))
+    return 0
