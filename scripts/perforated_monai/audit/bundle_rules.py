@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
-import re
 from collections.abc import Iterator
 from typing import Any
 
+from ..config_ids import has, merged, value_of
+from ..config_ids import references as references_of
 from ..errors import UserError
 from ..manifest import load_manifest
 from ..staging import interrupted
@@ -49,9 +49,8 @@ def config_syntax(bundle: Bundle) -> Iterator[Broken]:
 def required_ids(bundle: Bundle) -> Iterator[Broken]:
     for workflow in WORKFLOWS:
         if file := bundle.file_of(workflow):
-            config = _parser(bundle.configs[file])
             for entry in _properties(workflow).values():
-                if entry["required"] and entry["id"] not in config:
+                if entry["required"] and not has(bundle.configs[file], entry["id"]):
                     yield Broken(f"no {entry['id']}", f"Add it: {entry['description']}", file)
 
 
@@ -59,9 +58,8 @@ def required_ids(bundle: Bundle) -> Iterator[Broken]:
 def property_references(bundle: Bundle) -> Iterator[Broken]:
     for workflow in WORKFLOWS:
         if file := bundle.file_of(workflow):
-            config = _parser(bundle.configs[file])
             for entry in _properties(workflow).values():
-                found = config.get(entry.get("refer_id", ""), None) if "refer_id" in entry else None
+                found = value_of(bundle.configs[file], entry.get("refer_id") or "?")
                 wanted = f"@{entry['id']}"
                 if isinstance(found, str) and not found.startswith("$") and found != wanted:
                     value = f"{found} under {entry['refer_id']}"
@@ -78,7 +76,7 @@ def references(bundle: Bundle) -> Iterator[Broken]:
         if not base:
             continue
         known = set(_dangling(base, file))
-        found = _dangling(_merge(base, bundle.configs[file]), file)
+        found = _dangling(merged(base, bundle.configs[file]), file)
         yield from (broken for broken in found if broken not in known)
 
 
@@ -88,11 +86,11 @@ def override_keys(bundle: Bundle) -> Iterator[Broken]:
         base = _base(bundle, file)
         if not base:
             continue
-        merged = _merge(base, bundle.configs[file])
-        used = _references(merged)
+        whole = merged(base, bundle.configs[file])
+        used = references_of(whole)
         for key in bundle.configs[file]:
             name = key.lstrip("+").replace("#", "::")
-            if not _exists(_parser(base), name, used):
+            if not _exists(base, name, used):
                 close = difflib.get_close_matches(name, _known_names(base, name), n=3)
                 cure = f"Did you mean {', '.join(close)}" if close else "Remove it"
                 yield Broken(f"{key}, which neither exists nor is used", cure, file)
@@ -119,23 +117,6 @@ def network_def(bundle: Bundle) -> Iterator[Broken]:
             yield Broken(f"another one than {plain[0]}", cure, file)
 
 
-def _parser(config: dict[str, Any]) -> Any:
-    from monai.bundle import ConfigParser
-
-    return ConfigParser(config)
-
-
-def _merge(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
-    """As MONAI merges config files, without changing either."""
-    from monai.bundle import ConfigParser
-    from monai.bundle.utils import merge_kv
-
-    parser = ConfigParser(copy.deepcopy(base))
-    for key, value in copy.deepcopy(overlay).items():
-        merge_kv(parser, key.replace("#", "::"), value)
-    return dict(parser.get())
-
-
 def _base(bundle: Bundle, overlay: str) -> dict[str, Any]:
     """What an overlay is merged on, by its name: inference, train, or train and evaluate."""
     name = overlay.rpartition("/")[2]
@@ -143,7 +124,7 @@ def _base(bundle: Bundle, overlay: str) -> dict[str, Any]:
         return bundle.configs.get(bundle.file_of("inference"), {})
     base = bundle.configs.get(bundle.file_of("train"), {})
     if base and "evaluate" in name and not name.startswith("evaluate"):
-        return _merge(base, bundle.configs.get(bundle.file_of("evaluate"), {}))
+        return merged(base, bundle.configs.get(bundle.file_of("evaluate"), {}))
     return base
 
 
@@ -153,40 +134,29 @@ def _properties(workflow: str) -> Any:
     return TrainProperties if WORKFLOWS[workflow] == "train" else InferProperties
 
 
-def _references(value: Any) -> set[str]:
-    """Every ID that stands behind an @ or a % somewhere in a config."""
-    if isinstance(value, dict):
-        return set().union(*map(_references, value.values())) if value else set()
-    if isinstance(value, list):
-        return set().union(*map(_references, value)) if value else set()
-    if not isinstance(value, str) or value[:1] not in "$@%":
-        return set()
-    return {found.replace("#", "::") for found in re.findall(r"[@%](\w[\w:#]*)", value)}
-
-
 def _dangling(config: dict[str, Any], file: str) -> Iterator[Broken]:
-    parser = _parser(config)
-    for name in sorted(_references({k: v for k, v in config.items() if not k.endswith("_desc")})):
-        if name not in parser:
+    live = {k: v for k, v in config.items() if not k.endswith("_desc")}
+    for name in sorted(references_of(live)):
+        if not has(config, name):
             close = difflib.get_close_matches(name, list(map(str, config)), n=1)
             cure = f"Did you mean @{close[0]}" if close else "Define it or remove the reference"
             yield Broken(f"@{name}", cure, file)
 
 
-def _exists(parser: Any, name: str, used: set[str]) -> bool:
+def _exists(config: dict[str, Any], name: str, used: set[str]) -> bool:
     """A key of the config, an argument its component may take, or one that something refers to."""
-    if name in parser or any(ref == name or ref.startswith(f"{name}::") for ref in used):
+    if has(config, name) or any(ref == name or ref.startswith(f"{name}::") for ref in used):
         return True
     if name.endswith("_desc") or name in OWN_KEYS:
         return True
     from ..cli_config import is_known_key
 
-    return is_known_key(parser, name)
+    return is_known_key(config, name)
 
 
 def _known_names(base: dict[str, Any], name: str) -> list[str]:
     parent = name.rpartition("::")[0]
-    holder = _parser(base).get(parent, None) if parent else base
+    holder = value_of(base, parent) if parent else base
     keys = [str(key) for key in (holder if isinstance(holder, dict) else base)]
     return [f"{parent}::{key}" for key in keys] if parent and isinstance(holder, dict) else keys
 

@@ -10,6 +10,7 @@ def constant(image: Volume, facts: Facts) -> Iterator[Broken]:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -75,14 +76,24 @@ def rule(
     return register
 
 
-def run(scopes: Iterable[str], file: str, *subjects: Any, voxels: bool = True) -> list[Finding]:
-    """Findings of all rules of some scopes; without `voxels` only of those that read headers."""
+def run(
+    scopes: Iterable[str], file: str, *subjects: Any, voxels: bool = True, most: int | None = None
+) -> list[Finding]:
+    """Findings of all rules of some scopes.
+
+    Args:
+        scopes: names of scopes.
+        file: what a finding names where its rule does not.
+        subjects: what the scopes' rules take.
+        voxels: without it, only rules that read headers.
+        most: findings of one rule, after which it is not asked further.
+    """
     wanted = set(scopes)
     return [
         finding
         for each in RULES.values()
         if each.scope in wanted and (voxels or not each.voxels)
-        for finding in each.findings(file, *subjects)
+        for finding in itertools.islice(each.findings(file, *subjects), most)
     ]
 
 

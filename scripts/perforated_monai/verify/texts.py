@@ -17,6 +17,8 @@ from .files import Unpacked
 DEEPEST = 50
 MOST_NODES = 200_000
 MOST_LIVE = 2_000  # strings that are expressions, references or macros
+LONGEST_LIVE = 4_000
+LONGEST_KEY = 300
 ENDINGS = (".json", ".yaml", ".yml")
 
 
@@ -77,11 +79,17 @@ def _count(content: Any) -> None:
         value = todo.pop()
         nodes += 1
         if isinstance(value, dict):
-            todo += [*value, *value.values()]
+            if any(len(str(key)) > LONGEST_KEY for key in value):
+                msg = f"a key of more than {LONGEST_KEY} characters"
+                raise ValueError(msg)
+            todo += value.values()
         elif isinstance(value, list):
             todo += value
         elif isinstance(value, str):
             live += value[:1] in ("$", "@", "%")
+            if value[:1] in ("$", "@", "%") and len(value) > LONGEST_LIVE:
+                msg = f"an expression of more than {LONGEST_LIVE} characters"
+                raise ValueError(msg)
     if nodes > MOST_NODES or live > MOST_LIVE:
         msg = f"{nodes} values, {live} of them live; at most {MOST_NODES} and {MOST_LIVE} are read"
         raise ValueError(msg)

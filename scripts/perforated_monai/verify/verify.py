@@ -16,6 +16,8 @@ from . import compiled, configs, logging_conf, texts, weights  # noqa: F401 - th
 from .archive import open_archive, unpack
 from .files import walk
 
+MOST = 30  # findings of one rule: more say nothing new, and a foreign bundle could ask for millions
+
 
 @dataclass
 class Verdict:
@@ -56,7 +58,7 @@ def verify(target: str | Path) -> Verdict:
         raise UserError(msg)
     archive = open_archive(path)
     with archive.zip:
-        findings = run(("zip",), "", archive)
+        findings = run(("zip",), "", archive, most=MOST)
         if findings:
             return Verdict(archive.top or path.stem, len(archive.entries), worst_first(findings))
         with _temporary_folder() as folder:
@@ -68,12 +70,12 @@ def _judge_folder(root: Path) -> Verdict:
     found = walk(root)
     verdict = Verdict(root.name, len(found.sizes))
     for scope in ("packed", "content"):
-        verdict.findings += run((scope,), "", found)
+        verdict.findings += run((scope,), "", found, most=MOST)
         if verdict.broken:
             verdict.findings = worst_first(verdict.findings)
             return verdict
-    verdict.foreign = worst_first(run(("code",), "", found))
-    whole = run(("bundle",), "", read_bundle(root))
+    verdict.foreign = worst_first(run(("code",), "", found, most=MOST))
+    whole = run(("bundle",), "", read_bundle(root), most=MOST)
     # A network that is not built leaves its weights uncompared.
     unread = [f for f in whole if f.rule == "network" and f.severity == NOTE]
     verdict.foreign += unread
