@@ -15,6 +15,7 @@ from typing import Any
 from monai.bundle import ComponentLocator, ConfigParser
 from tqdm import tqdm
 
+from .config_ids import has, value_of
 from .errors import UserError
 
 
@@ -83,7 +84,7 @@ def check_overrides(arguments: list[str]) -> None:
     own = set(inspect.signature(run).parameters)
     for key in options:
         name = key.lstrip("+").replace("#", "::")
-        if key not in own and name not in own and not is_known_key(config, name):
+        if key not in own and name not in own and not is_known_key(config.get(), name):
             raise UserError(_unknown(config, key, name))
 
 
@@ -109,14 +110,12 @@ def _file_list(text: str) -> list[str]:
     return [part.strip().strip("'\"") for part in text.strip().strip("[]").split(",")]
 
 
-def is_known_key(config: ConfigParser, name: str) -> bool:
+def is_known_key(config: dict[str, Any], name: str) -> bool:
     """Whether a key exists, or is an argument that its component would take."""
-    if name in config:
+    if has(config, name):
         return True
     parent, _, argument = name.rpartition("::")
-    if not parent or parent not in config:
-        return False
-    holder = config[parent]
+    holder = value_of(config, parent)
     if not isinstance(holder, dict) or "_target_" not in holder:
         return False
     if argument.startswith("_"):
