@@ -25,6 +25,7 @@ def test_round_trip_through_json() -> None:
         layer_names=["model.2.*"],
         exclude=["*.residual"],
         lr_restart=False,
+        freeze_base=True,
         verbose=True,
     )
     assert all(
@@ -86,7 +87,7 @@ BAD = [
     *[("layer_types", v) for v in ("Conv3d", ("Conv3d",), [], [3], [None])],
     *[("layer_names", v) for v in ("*", ("*",), [], [3])],
     *[("exclude", v) for v in ("*", (), [3])],
-    *[(name, v) for name in ("lr_restart", "verbose") for v in (1, 0, "true")],
+    *[(name, v) for name in ("lr_restart", "freeze_base", "verbose") for v in (1, 0, "true")],
 ]
 
 

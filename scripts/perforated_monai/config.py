@@ -40,6 +40,8 @@ class DendriteConfig:
         layer_names: shell patterns over module names; a layer grows when one matches.
         exclude: shell patterns over module names that never grow.
         lr_restart: after growth the learning-rate schedule starts again; otherwise it goes on.
+        freeze_base: train the dendrites alone; the network that training starts from stays as it
+            is, bit for bit. The first validation scores it, then the first set is added.
         verbose: let the library's own printing through.
 
     Raises:
@@ -61,6 +63,7 @@ class DendriteConfig:
     layer_names: list[str] = field(default_factory=lambda: ["*"])
     exclude: list[str] = field(default_factory=list)
     lr_restart: bool = True
+    freeze_base: bool = False
     verbose: bool = False
 
     def __post_init__(self) -> None:
@@ -77,7 +80,7 @@ class DendriteConfig:
         _list("layer_types", self.layer_types, (str,), "class names")
         _list("layer_names", self.layer_names, (str,), "patterns")
         _list("exclude", self.exclude, (str,), "patterns", empty=True)
-        for name in ("lr_restart", "verbose"):
+        for name in ("lr_restart", "freeze_base", "verbose"):
             if not isinstance(getattr(self, name), bool):
                 msg = f"{name} must be true or false; got {getattr(self, name)!r}."
                 raise UserError(msg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,6 +18,35 @@ def wrapped_modules(network: nn.Module) -> list[tuple[str, Any]]:
 def is_dendritic(name: str) -> bool:
     """Whether a parameter came, or grows, with dendrites; its shape depends on their number."""
     return ".dendrites_to_top" in name or ".dendrites_to_dendrites" in name
+
+
+def is_part_of_dendrite(name: str) -> bool:
+    """Whether a parameter or module lies in a dendrite, or is a weight of the dendritic sum."""
+    return ".dendrite_module" in name or ".dendrites_to_top" in name
+
+
+def base_tensors(network: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """Live parameters and buffers of a grown network by their names in the base network.
+
+    Raises:
+        KeyError: for a name that the network does not have.
+    """
+    live = network.state_dict(keep_vars=True)
+    return {name: live[grown_name(name, live)] for name in names}
+
+
+def grown_name(name: str, live: Mapping[str, Tensor]) -> str:
+    """``a.b.weight`` -> ``a.b.main_module.weight`` where ``a.b`` (or ``a``) is wrapped.
+
+    Raises:
+        KeyError: for a name that ``live``, tensors of a grown network, does not have.
+    """
+    parts = name.split(".")
+    for i in range(len(parts), 0, -1):
+        found = ".".join(parts if i == len(parts) else [*parts[:i], "main_module", *parts[i:]])
+        if found in live:
+            return found
+    raise KeyError(name)
 
 
 def is_scaffold(name: str) -> bool:

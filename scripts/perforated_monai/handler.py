@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from . import distributed
 from .config import DendriteConfig
 from .errors import UserError
-from .optim import assert_complete
+from .freeze import FrozenBase
+from .optim import assert_complete, refuse_other_parameters
 from .plain import make_plain
 from .run import RunHandler
 from .tracker import Outcome, Tracker
@@ -31,6 +32,9 @@ class DendriteHandler:
     ``RunHandler`` loads the best network, and ``finish`` turns it into a plain one in place.
     With several processes the tracker of rank 0 decides, and the others take the network it made.
 
+    With ``freeze_base`` the epochs up to the first validation are one step each, which is undone;
+    that validation scores the network as it was loaded, and the first set follows at once.
+
     Args:
         evaluator: the validation engine; its key metric must be higher-is-better in [0, 1].
         config: a ``DendriteConfig`` or a mapping of its settings.
@@ -45,6 +49,7 @@ class DendriteHandler:
         if not isinstance(config, DendriteConfig):
             config = DendriteConfig.from_dict(config or {})
         self.evaluator, self.config = evaluator, config
+        self.frozen: FrozenBase | None = None
         self._trial: dict[str, Any] | None = None
 
     def attach(self, trainer: Any) -> None:
@@ -55,6 +60,8 @@ class DendriteHandler:
             raise UserError(msg)
         self.run.growth = self
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self)
+        if self.config.freeze_base:
+            trainer.add_event_handler(Events.ITERATION_COMPLETED, self._undo_step)
 
     def __call__(self, trainer: Any) -> None:
         """Give this epoch's score, if there is one, to the tracker."""
@@ -77,7 +84,21 @@ class DendriteHandler:
     # -- what RunHandler calls -------------------------------------------------------------
 
     def open(self, run: RunHandler) -> None:
-        """Wrap the network's layers; until ``close`` the tracker owns the process's settings."""
+        """Wrap the network's layers; until ``close`` the tracker owns the process's settings.
+
+        Raises:
+            UserError: for an optimizer of other parameters than the network's, or ``freeze_base``
+                without weights to start from.
+        """
+        refuse_other_parameters(run.network, run.optimizer)
+        if self.config.freeze_base:
+            if run.start_weights is None:
+                msg = (
+                    "freeze_base keeps the weights that training starts from, and there are none: "
+                    "give start_weights to RunHandler, or set freeze_base: false."
+                )
+                raise UserError(msg)
+            self.frozen = FrozenBase(run.network)
         self.tracker = Tracker(
             run.network, self.config, run.folder / "tracker", seed=run.seed, writes=run.is_main
         )
@@ -90,6 +111,8 @@ class DendriteHandler:
 
     def finish(self) -> None:
         """Replace every wrapped layer by a plain one with the same outputs."""
+        if self.frozen is not None:
+            self.frozen.release()
         make_plain(self.tracker.network, self.config.activation)
 
     def accepts(self, score: float) -> bool:
@@ -110,8 +133,11 @@ class DendriteHandler:
         return self.tracker.trainable()
 
     def describe(self) -> dict[str, Any]:
-        """What export needs beside the weights."""
+        """What export needs beside the weights; with ``freeze_base`` they are checked first."""
+        if self.frozen is not None:
+            self.frozen.verify(self.tracker.network)
         return {
+            "base_sha256": None if self.frozen is None else self.frozen.sha256,
             "sets": self.tracker.sets,
             "layers": self.tracker.layers,
             "config": self.config.to_dict(),
@@ -125,6 +151,7 @@ class DendriteHandler:
         """Continue from ``state_dict`` and the grown network's own state dict."""
         self.tracker.load_state_dict(state["tracker"], network)
         self._trial = state["trial"]
+        self._hold()
 
     def load_network(self, network: dict[str, Tensor]) -> None:
         """Give the network the structure and weights of a grown state dict."""
@@ -136,7 +163,8 @@ class DendriteHandler:
         """One decision for all ranks: rank 0's tracker makes it, the others take its network."""
 
         def decide() -> tuple[Outcome, dict[str, Tensor] | None]:
-            outcome = self.tracker.add_score(score, self.run.optimizer)
+            first = self.config.freeze_base and self.tracker.sets == 0
+            outcome = self.tracker.add_score(score, self.run.optimizer, force=first)
             if not outcome.event or distributed.world() == 1:
                 return outcome, None
             return outcome, {k: v.cpu() for k, v in self.tracker.network.state_dict().items()}
@@ -148,6 +176,7 @@ class DendriteHandler:
 
     def _grown(self, trainer: Any, outcome: Outcome, seconds: float) -> None:
         run = self.run
+        self._hold()
         trainable = self.tracker.trainable()
         run.refresh(trainable, restart=self.config.lr_restart)
         assert_complete(run.optimizer, trainable)
@@ -171,6 +200,16 @@ class DendriteHandler:
             f"{trainer.state.epoch}: back to Dice {before:.4f} of epoch {run.best_epoch}, "
             f"{after:,} parameters"
         )
+
+    def _hold(self) -> None:
+        if self.frozen is not None and self.tracker.sets:
+            self.frozen.hold(self.tracker.network)
+
+    def _undo_step(self, trainer: Any) -> None:
+        """Before the first set: the tracker has seen its gradients, the base is put back."""
+        if self.frozen is not None and not self.tracker.sets:
+            self.frozen.restore(self.tracker.network)
+            self.run.end_epoch_here(trainer)
 
     def _log_acceptance(self, score: float) -> None:
         if self._trial is not None and self.tracker.accepts(score):

@@ -101,3 +101,29 @@ def assert_complete(
             f"and holds {stale} that the network no longer has: refresh it after growth."
         )
         raise UserError(msg)
+
+
+def refuse_other_parameters(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Refuse what growth would change in silence: it refills the optimizer from the network.
+
+    Raises:
+        UserError: when the optimizer holds parameters that are not the network's, or leaves out
+            some of the network's that train.
+    """
+    names = {id(p): n for n, p in network.named_parameters()}
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    foreign = len(held - names.keys())
+    left_out = [n for n, p in network.named_parameters() if p.requires_grad and id(p) not in held]
+    if foreign:
+        msg = (
+            f"The optimizer holds {foreign} parameters that are not the network's (of a loss?): "
+            "growth would drop them. Give them an optimizer of their own."
+        )
+        raise UserError(msg)
+    if left_out:
+        msg = (
+            f"The optimizer leaves out {len(left_out)} trainable parameters of the network "
+            f"({', '.join(left_out[:3])}): growth would train them. Set their requires_grad to "
+            "False, or give them to the optimizer."
+        )
+        raise UserError(msg)

@@ -30,6 +30,7 @@ from .network import count_parameters
 from .optim import OptimizerRefresh
 from .progress import Progress
 from .provenance import provenance, refuse_other_config
+from .weights import load_start
 
 _runs: weakref.WeakKeyDictionary[Engine, RunHandler] = weakref.WeakKeyDictionary()
 
@@ -80,6 +81,8 @@ class RunHandler:
         optimizer: its optimizer.
         lr_scheduler: its scheduler, or None.
         seed: run seed of order, augmentation and dropout.
+        start_weights: a file of weights to start from, strictly by name; None keeps the network's.
+        metric: entry of the evaluator's metrics that counts; its key metric when not given.
         progress: show a progress bar, or lines away from a terminal.
 
     Raises:
@@ -95,12 +98,15 @@ class RunHandler:
         optimizer: torch.optim.Optimizer,
         lr_scheduler: Any | None = None,
         seed: int = 0,
+        start_weights: str | Path | None = None,
+        metric: str | None = None,
         progress: bool = True,
     ) -> None:
         self.folder = Path(output_dir).resolve()
         self.evaluator, self.network = evaluator, network
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.seed, self._show = int(seed), progress
+        self.start_weights, self.metric = start_weights, metric
         self.config = config_of_caller()
         self.checkpoints = Checkpoints(self.folder / "checkpoints")
         self.history = History(self.folder)
@@ -148,6 +154,8 @@ class RunHandler:
         self._open = True
         if next(self.network.parameters()).device.type == "cpu":
             keep_freed_memory()
+        if self.start_weights is not None:
+            load_start(self.network, self.start_weights)
         self.refresh = OptimizerRefresh(self.network, self.optimizer, self.lr_scheduler)
         # Registered now, behind every handler of the configuration.
         if not trainer.has_event_handler(self._epoch_finished):
@@ -245,10 +253,17 @@ class RunHandler:
 
     # -- 2. and 3. steps -------------------------------------------------------------------
 
+    def end_epoch_here(self, trainer: Any) -> None:
+        """Leave out the rest of the epoch's steps; they count as done."""
+        trainer.terminate_epoch()
+        if trainer.state.epoch_length is not None:
+            # Ignite takes what is beyond whole epochs for the place to resume inside one.
+            trainer.state.iteration = trainer.state.epoch * trainer.state.epoch_length
+        # Ignite makes the next epoch's iterator at once, and its workers ask the sampler then.
+        _set_sampler_epoch(trainer, trainer.state.epoch + 1)
+
     def _epoch_started(self, trainer: Any) -> None:
-        sampler: Any = getattr(getattr(trainer, "data_loader", None), "sampler", None)
-        if hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(trainer.state.epoch)
+        _set_sampler_epoch(trainer, trainer.state.epoch)
         self.score = None
         self._losses: list[float] = []
         self._clock = time.monotonic()
@@ -283,7 +298,13 @@ class RunHandler:
         state: Any = self.evaluator.state
         if state.epoch != trainer.state.epoch:
             return  # not an epoch of val_interval
-        name = state.key_metric_name
+        name = self.metric or state.key_metric_name
+        if name not in state.metrics:
+            msg = (
+                f"metric must be one of the evaluator's, {', '.join(state.metrics) or 'none'}; "
+                f"got {name!r}."
+            )
+            raise UserError(msg)
         self.score = float(state.metrics[name])
         self._per_class = _per_class(state.metric_details.get(name))
         if not self.is_main:
@@ -424,6 +445,12 @@ def _advice(trainer: Any, error: BaseException) -> str | None:
         named = f" while reading {', '.join(cases)}" if cases else ""
         return f"A data worker died{named}: often too little memory; lower num_workers."
     return None
+
+
+def _set_sampler_epoch(trainer: Any, epoch: int) -> None:
+    sampler: Any = getattr(getattr(trainer, "data_loader", None), "sampler", None)
+    if hasattr(sampler, "set_epoch"):
+        sampler.set_epoch(epoch)
 
 
 def seed_everything(seed: int, epoch: int, rank: int = 0) -> None:

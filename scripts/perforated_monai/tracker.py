@@ -25,6 +25,7 @@ from .errors import UserError
 from .grown import count_grown_parameters, is_scaffold, refuse_other_network, wrapped_modules
 from .inject import find_layers
 from .isolation import TrackerError, guard, inside, keep_matplotlib_backend
+from .meta import run_on_plain_tensors
 
 _open_tracker: Tracker | None = None
 
@@ -80,6 +81,7 @@ class Tracker:
         self.calls = 0
         self._gpa: Any = None
         self._before: tuple[Any, Any] | None = None
+        self._hooks: list[Any] = []
 
     # -- life ------------------------------------------------------------------------------
 
@@ -123,6 +125,8 @@ class Tracker:
         if _open_tracker is self and self._before is not None:
             self._gpa.pc, self._gpa.pai_tracker = self._before
             _open_tracker = None
+        while self._hooks:
+            self._hooks.pop().remove()
 
     def _prepare_modules(self) -> None:
         tracker = self._gpa.pai_tracker
@@ -138,6 +142,7 @@ class Tracker:
         for _, module in self.modules():
             _set_dimensions_on_first_forward(module)
             _keep_dtype(module)
+        self._hooks = run_on_plain_tensors(self.network)
 
     # -- what the network holds ------------------------------------------------------------
 
@@ -179,10 +184,14 @@ class Tracker:
         raw = self.config.improvement_threshold_raw
         return bool(score * (1.0 - relative) > best and score - raw > best)
 
-    def add_score(self, score: float, optimizer: torch.optim.Optimizer) -> Outcome:
+    def add_score(
+        self, score: float, optimizer: torch.optim.Optimizer, force: bool = False
+    ) -> Outcome:
         """Give one validation score (higher is better, Dice in [0, 1]) to the tracker.
 
-        The network is rolled back and grown in place when the score has stopped improving.
+        The network is rolled back and grown in place when the score has stopped improving, or with
+        ``force``. Force only the first score of a run: a later one that is no new best would end
+        growth.
 
         Raises:
             UserError: for a score that is not finite.
@@ -213,7 +222,9 @@ class Tracker:
         self.calls += 1
         training = self.network.training
         with guard(self.config.verbose), self._own_random_numbers(generator_seed):
-            _, restructured, complete = gpa.pai_tracker.add_validation_score(score, self.network)
+            _, restructured, complete = gpa.pai_tracker.add_validation_score(
+                score, self.network, force_switch=force
+            )
         # The returned network mixes modes when it was in eval mode: set them all.
         self.network.train(training)
         gpa.pai_tracker.member_vars["optimizer_instance"] = None
