@@ -15,6 +15,7 @@ from typing import Any
 import fire
 
 from .errors import UserError
+from .foreign_commands import overlay
 from .share_commands import card, pack, verify
 
 
@@ -169,7 +170,7 @@ def segment(
     overlap: float | None = None,
     tta: bool = False,
     probabilities: bool = False,
-    workers: int = 2,
+    workers: int | None = None,
     resume: bool = False,
     preview: bool = False,
     anonymous: bool = False,
@@ -185,12 +186,13 @@ def segment(
             .json list of cases with several channels.
         output: folder of the masks; the input's relative paths are kept.
         bundle: bundle folder, such as bundles/hippocampus_mri_dendritic.
-        engine: torch or torchscript (models/model.ts).
+        engine: torch, torch-bf16, torchscript-optimized, onnxruntime, openvino, openvino-bf16,
+            openvino-int8, tensorrt, or auto: the fastest with 99.9 % of torch's labels.
         device: cpu, cuda, cuda:1, ...; by default the first GPU, or the CPU.
         overlap: of the sliding windows, 0 to below 1; by default the bundle's.
         tta: average over mirror images.
         probabilities: also write <case>_prob.nii.gz.
-        workers: threads that read and preprocess ahead.
+        workers: cases in work at a time; by default one a core, 2 to 4.
         resume: do only what is missing or changed.
         preview: also write <case>_preview.png.
         anonymous: name cases and masks by a hash of their path.
@@ -225,6 +227,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "phantom": phantom,
     "prepare": prepare,
     "check": check,
+    "overlay": overlay,
     "export": export,
     "segment": segment,
     "pack": pack,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import io
 import sys
 import threading
 from collections.abc import Callable
@@ -65,7 +67,8 @@ def _quantised(source: Source, batches: list[Tensor]) -> Any:
 
     samples = [x[i : i + 1].numpy() for x in batches for i in range(len(x))]
     model = _converted(ov, source)
-    return nncf.quantize(model, nncf.Dataset(samples), subset_size=len(samples))
+    with contextlib.redirect_stdout(io.StringIO()):  # bars of its own
+        return nncf.quantize(model, nncf.Dataset(samples), subset_size=len(samples))
 
 
 def _converted(ov: Any, source: Source) -> Any:

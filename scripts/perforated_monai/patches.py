@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,19 @@ def load_patches(
         patches = [p for v in found for p in _cut(_read(bundle, inference, v, shape), shape, each)]
     kind = "phantom" if volumes is None else "real"
     return Patches(_batches(patches), f"{len(patches)} patches of {len(found)} {kind} volumes")
+
+
+def cut_batches(images: Sequence[Tensor], shape: tuple[int, ...], limit: int) -> list[Tensor]:
+    """Batches ``(2, C, *space)`` of windows spread over images ``(C, ...)``, ``limit`` in all.
+
+    Args:
+        images: smaller ones are padded.
+        shape: ``(C, *space)`` of a window.
+        limit: of several images each gives the same share.
+    """
+    chosen = images[: max(1, limit // 2)]
+    each = -(-limit // len(chosen))
+    return _batches([p for image in chosen for p in _cut(image, shape, each)][:limit])
 
 
 def smooth_noise(shape: tuple[int, ...], count: int = 3, seed: int = 0) -> list[Tensor]:

@@ -132,7 +132,7 @@ def test_exit_codes_and_messages_of_the_command(scans, bundle, tmp_path, capsys)
         ([str(scans), str(scans), *arguments], "must not be the input folder"),
         ([str(scans), "o", "--bundle", str(tmp_path)], "is no bundle"),
         ([str(scans), "o", *arguments, "--overlap", "1.5"], "overlap must be"),
-        ([str(scans), "o", *arguments, "--engine", "magic"], "engine must be one of"),
+        ([str(scans), "o", *arguments, "--engine", "magic"], "engine must be auto or one of"),
         ([str(scans), "o", "--bundle", str(bundle), "--device", "abacus"], "device must be"),
         ([str(scans), "o", *arguments, "--workers", "0"], "at least 1"),
     ):
@@ -258,19 +258,6 @@ def test_mirroring_averages_and_is_symmetric(tmp_path):
     change(bundle, "metadata.json", segment=segment_config)
     with pytest.raises(UserError, match="mirror_axes"):
         Segmenter(bundle, device="cpu", tta=True)
-
-
-def test_torchscript_engine_gives_the_same_masks(scans, tmp_path):
-    bundle = make_bundle(tmp_path / "b")
-    with pytest.raises(UserError, match=r"model\.ts"):
-        Segmenter(bundle, engine="torchscript", device="cpu")
-    network = Segmenter(bundle, device="cpu").bundle.network()
-    torch.jit.save(torch.jit.script(network), str(bundle / "models" / "model.ts"))
-    segment(scans, tmp_path / "a", bundle)
-    segment(scans, tmp_path / "b2", Segmenter(bundle, engine="torchscript", device="cpu"))
-    for k in range(3):
-        name = f"{k}_seg.nii.gz"
-        assert np.array_equal(labels_of(tmp_path / "a" / name), labels_of(tmp_path / "b2" / name))
 
 
 def test_empty_borders_are_skipped_where_the_bundle_says_so(bundle, tmp_path):

@@ -1,8 +1,10 @@
 """Segment volumes and folders of scans with a bundle: nothing lost, nothing wrong."""
 
 from .bundle import Bundle, load_bundle
-from .run import Options, Summary, segment_folder
-from .segmenter import Segmentation, Segmenter, segment_volume
+from .options import Options
+from .run import Summary, segment_folder
+from .segmenter import Segmenter, segment_volume
+from .volume import Segmentation
 
 __all__ = [
     "Bundle",

@@ -19,6 +19,7 @@ from torch import nn
 from ..errors import UserError
 from ..files import sha256
 from ..network import load_weights
+from ..parity import exclusive_labels
 from .window import Windows
 
 IMAGE, PRED = "image", "pred"
@@ -92,6 +93,11 @@ class Bundle:
         convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
         widths = (m.out_channels for m in network.modules() if isinstance(m, convolutions))
         return int(next(widths, 32))
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether each voxel has one label; otherwise each channel is a region of its own."""
+        return exclusive_labels(self._config)
 
     @property
     def weights(self) -> Path:

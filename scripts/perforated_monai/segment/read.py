@@ -65,18 +65,34 @@ def read_header(path: Path, channels: int | None) -> Header:
         return parse_header(next(_blocks(handle, path, LARGEST_HEADER), b""), channels)
 
 
-def read_nifti(files: Sequence[Path], channels: int) -> Scan:
-    """Read one file with all channels, or one file a channel.
+def read_headers(files: Sequence[Path], channels: int) -> list[Header]:
+    """Headers of one file with all channels, or of one file a channel.
 
     Raises:
-        UserError: for a refused header, a damaged or cut file, channels that lie on different
-            grids, or values that are not finite.
+        UserError: for a refused header, or channels that lie on different grids.
     """
     if len(files) not in (1, channels):
         msg = f"the bundle needs {channels} channels; the list gives {len(files)} files."
         raise UserError(msg)
     headers = [read_header(f, channels if len(files) == 1 else 1) for f in files]
     _refuse_other_grids(headers)
+    return headers
+
+
+def read_nifti(
+    files: Sequence[Path], channels: int, headers: Sequence[Header] | None = None
+) -> Scan:
+    """Read one file with all channels, or one file a channel.
+
+    Args:
+        files: ``.nii`` or ``.nii.gz``.
+        channels: of the bundle.
+        headers: of ``read_headers``, where they were read before.
+
+    Raises:
+        UserError: as ``read_headers``, or for a damaged or cut file, or values that are not finite.
+    """
+    headers = headers or read_headers(files, channels)
     images = [_whole(f, h) for f, h in zip(files, headers, strict=True)]
     scan = as_scan(images, headers[0].nifti)
     scan.notes = [note for h in headers for note in h.notes]
@@ -173,7 +189,7 @@ def _opened(path: Path):
         raise UserError(msg) from None
 
 
-def _refuse_other_grids(headers: list[Header]) -> None:
+def _refuse_other_grids(headers: Sequence[Header]) -> None:
     first = headers[0]
     for k, other in enumerate(headers[1:], start=2):
         distance = float(np.abs(first.affine - other.affine).max())

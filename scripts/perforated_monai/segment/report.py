@@ -41,9 +41,14 @@ class Report:
 
     def left_out(self, lines: list[str]) -> None:
         """Say what the search passed over."""
-        if self.enabled and lines:
+        if lines:
             text = f"{len(lines)} folders" if self.anonymous else "; ".join(lines)
-            self._bar.write(f"left out: {text}", file=sys.stderr)
+            self.say(f"left out: {text}")
+
+    def say(self, text: str) -> None:
+        """A line beside the bar."""
+        if self.enabled and text:
+            self._bar.write(text, file=sys.stderr)
 
     def current(self, name: str) -> None:
         """The case that the network works on."""

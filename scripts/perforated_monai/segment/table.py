@@ -19,7 +19,7 @@ _FIRST = ("case", "status", "reason", "notes", "mask")
 _LAST = (
     *("confidence_mean", "confidence_lowest_decile"),
     *("seconds_read", "seconds_network", "seconds_write"),
-    *("input_sha256", "mask_sha256", "bundle_version", "settings"),
+    *("input_sha256", "mask_sha256", "bundle_version", "engine", "settings"),
 )
 
 Row = dict[str, Any]
