@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .handler import DendriteHandler
     from .layer import DendriticLayer
     from .network import build_network, load_weights
+    from .overlay.watch import bundle_unchanged, watch_bundle
     from .regions import LabelRegionsd
     from .run import RunHandler
     from .trt import trt_network
@@ -34,11 +35,13 @@ __all__ = [
     "RunHandler",
     "UserError",
     "build_network",
+    "bundle_unchanged",
     "datalist",
     "find_volumes",
     "guard_command_line",
     "load_weights",
     "trt_network",
+    "watch_bundle",
 ]
 
 _MODULES = {
@@ -52,11 +55,13 @@ _MODULES = {
     "RunHandler": "run",
     "UserError": "errors",
     "build_network": "network",
+    "bundle_unchanged": "overlay.watch",
     "datalist": "datasets",
     "find_volumes": "datasets",
     "guard_command_line": "cli_config",
     "load_weights": "network",
     "trt_network": "trt",
+    "watch_bundle": "overlay.watch",
 }
 
 
