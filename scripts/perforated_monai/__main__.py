@@ -17,6 +17,7 @@ import fire
 from .errors import UserError
 from .foreign_commands import overlay
 from .share_commands import card, pack, verify
+from .study_commands import report, study
 
 
 def demo(out: str = "demo_output") -> int:
@@ -232,6 +233,8 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "segment": segment,
     "pack": pack,
     "verify": verify,
+    "study": study,
+    "report": report,
     "card": card,
 }
 

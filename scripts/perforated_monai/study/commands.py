@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from ..errors import UserError
+from ..formats import as_list
 from . import results
 from .file import Study, load_study
 from .runner import StudyRunner, refuse_missing_data, trials_of
-from .trial import Places
-
-_DATA = "../shared/data"
+from .tracking import trackers
+from .trial import Places, Trial
 
 
 def run(
@@ -21,19 +22,32 @@ def run(
     manifest: str = "",
     workers: int = 1,
     budget_minutes: float | None = None,
-    arms: str = "",
+    arms: object = "",
+    storage: str = "",
+    tracking: object = "",
 ) -> int:
     """Run what is missing of a study; 0 all done, 3 some failed or left, 1 none done."""
     study = load_study(file)
     places = places_of(study, dataset_dir, results_dir, work, manifest)
+    places = dataclasses.replace(places, extra=trackers(as_list(tracking), study.name))
     if type(workers) is not int or workers < 1:
         msg = f"--workers must be a whole number >= 1; got {workers!r}."
         raise UserError(msg)
+    if budget_minutes is not None and not (_number(budget_minutes) and budget_minutes > 0):
+        msg = f"--budget-minutes must be a number above 0; got {budget_minutes!r}."
+        raise UserError(msg)
     refuse_missing_data(places)
+    if study.sweep:
+        from .sweep import run_sweep
+
+        return run_sweep(study, places, workers, budget_minutes, storage)
+    if storage:
+        msg = f"--storage belongs to a sweep; {study.file} has no sweep. Leave it out."
+        raise UserError(msg)
     results.claim(study, places.results)
     trials = trials_of(study)
-    if arms:
-        wanted = [a.strip() for a in arms.split(",")]
+    wanted = as_list(arms)
+    if wanted:
         unknown = [a for a in wanted if a not in study.arms]
         if unknown:
             msg = (
@@ -75,8 +89,27 @@ def places_of(study: Study, dataset: str, kept: str, work: str, manifest: str) -
     )
 
 
-def _status(places: Places, trial: object) -> str:
-    found = results.read(places, trial)  # type: ignore[arg-type]
+def _status(places: Places, trial: Trial) -> str:
+    found = results.read(places, trial)
     if found is not None:
         return str(found["status"])
-    return "begun" if (places.kept(trial)).exists() else "waits"  # type: ignore[arg-type]
+    return "begun" if places.kept(trial).exists() else "waits"
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def report(file: str, results_dir: str = "") -> int:
+    """Write report.html and report.md of a study into its results folder."""
+    from .report import write_report
+
+    study = load_study(file)
+    places = places_of(study, "", results_dir, "", "")
+    if places.results.exists():
+        results.check(study, places.results)
+    else:
+        places.results.mkdir(parents=True)
+    html, markdown = write_report(study, places)
+    print(f"{html} and {markdown.name}")
+    return 0

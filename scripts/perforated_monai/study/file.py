@@ -40,7 +40,7 @@ class Study:
         seeds: run seeds; every arm is run with each.
         folds: inner folds whose validation part is the test set.
         budget: ``{"epochs": total epochs of every arm}``.
-        metrics: of ``METRICS``; the first gives the verdict.
+        metrics: of ``METRICS``; the first is dice and gives the verdict.
         settings: keys of the bundle's train.json with the values that all arms share.
         growth: settings of ``DendriteConfig`` that all growing arms share.
         sweep: settings of a search, see ``sweep.py``.
@@ -131,6 +131,10 @@ def _check(study: Study) -> None:
     _names(path, "networks", study.networks, networks_of(root))
     _names(path, "arms", study.arms, ARMS)
     _names(path, "metrics", study.metrics, METRICS)
+    if study.metrics[0] != "dice":
+        found = study.metrics[0]
+        msg = f"{path}: the first of metrics gives the verdict and must be dice; got {found!r}."
+        raise UserError(msg)
     _whole_numbers(path, "seeds", study.seeds, 2**31)
     _whole_numbers(path, "folds", study.folds, FOLDS)
     epochs = study.budget.get("epochs") if isinstance(study.budget, dict) else None

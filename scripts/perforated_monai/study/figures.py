@@ -1,0 +1,242 @@
+"""Figures of a study's report: every arm has its own colour, marker and line, so grey is enough."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from .collect import Collected
+from .statistics import t_interval
+
+# Okabe and Ito; the lightness differs too. Marker and line style say the same again.
+STYLES: dict[str, tuple[str, str, Any]] = {
+    "base": ("#000000", "o", "-"),
+    "base_long": ("#7a7a7a", "s", (0, (5, 2))),
+    "wide": ("#0072b2", "^", (0, (1, 1.2))),
+    "wide_flops": ("#56b4e9", "v", (0, (3, 1, 1, 1))),
+    "branch": ("#009e73", "D", (0, (8, 2, 1, 2))),
+    "dendrites": ("#d55e00", "*", "-"),
+    "dendrites_init": ("#e69f00", "P", (0, (4, 1.5))),
+}
+_OUTLINE = {"true": ("-", 1.4), "predicted": ((0, (2, 1.2)), 2.4)}
+_CLASS_COLORS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7")
+
+
+def dice_against_cost(data: Collected, network: str, metric: str) -> Figure:
+    """Mean test score of every arm against parameters and FLOPs: each seed, and their mean."""
+    figure = _figure(9, 3.8)
+    for axes, (key, label) in zip(
+        figure.subplots(1, 2, sharey=True),
+        (("parameters", "parameters"), ("flops", "FLOPs of one patch")),
+        strict=True,
+    ):
+        for arm in data.study.arms:
+            cell, (color, marker, _) = data.cells[network, arm], STYLES[arm]
+            if not cell.results:
+                continue
+            x = cell.values(key)
+            y = [_score(data, r, metric) for r in cell.results.values()]
+            axes.plot(x, y, marker, color=color, markersize=4, alpha=0.45, markeredgewidth=0)
+            axes.plot(
+                np.mean(x), np.mean(y), marker, color=color, markersize=11, label=arm, zorder=3
+            )
+        axes.set_xlabel(label)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        _plain(axes)
+    figure.axes[0].set_ylabel(f"test {NAMES[metric]}, mean of classes")
+    figure.legend(*_handles(figure), loc="outside right center", frameon=False)
+    return figure
+
+
+def score_per_epoch(data: Collected, network: str) -> Figure:
+    """Validation Dice per epoch: the mean over seeds and each seed, growth as vertical lines."""
+    figure = _figure(9, 4.2)
+    axes = figure.add_subplot()
+    for arm in data.study.arms:
+        cell, (color, _, style) = data.cells[network, arm], STYLES[arm]
+        curves = [_curve(events) for events in cell.history.values()]
+        if not curves:
+            continue
+        for x, y in curves:
+            axes.plot(x, y, color=color, linewidth=0.6, alpha=0.3)
+        x = curves[0][0]
+        alike = [y for other, y in curves if other == x]
+        axes.plot(x, np.mean(alike, axis=0), color=color, linestyle=style, linewidth=2, label=arm)
+        if arm.startswith("dendrites"):
+            first = True
+            for events in cell.history.values():
+                for event in events:
+                    if event["event"] == "grow":
+                        name = f"{arm} grew" if first else None
+                        axes.axvline(event["epoch"] + 0.5, color=color, lw=1, ls=":", label=name)
+                        first = False
+    scores = [y for c in data.cells.values() if c.network == network for y in _late(c.history)]
+    if scores:
+        low, high = min(scores), max(scores)
+        axes.set_ylim(low - 0.15 * (high - low), high + 0.1 * (high - low))
+    axes.set_xlabel("epoch (rolled-back ones count)")
+    axes.set_ylabel("validation Dice, mean of classes")
+    _plain(axes)
+    figure.legend(*_handles(figure), loc="outside right center", frameon=False)
+    return figure
+
+
+def seed_spread(data: Collected, network: str, metric: str) -> Figure:
+    """Differences to each control: every seed's mean, and both intervals."""
+    found = data.comparisons(network, metric)
+    figure = _figure(9, 1.1 + 0.55 * max(len(found), 1))
+    axes = figure.add_subplot()
+    scale = 1 if metric == "hd95" else 100
+    for i, ((arm, control), comparison) in enumerate(found.items()):
+        table, _, _ = data.difference(network, arm, control, metric)
+        color, marker, _ = STYLES[arm]
+        for offset, interval, style in (
+            (0.14, comparison.over_seeds, "-"),
+            (-0.14, comparison.over_cases, (0, (3, 1.5))),
+        ):
+            if np.isfinite(interval.half):
+                ends = [scale * interval.low, scale * interval.high]
+                axes.plot(ends, [i + offset] * 2, color=color, ls=style, lw=2)
+        means = scale * np.nanmean(table, axis=1)
+        axes.plot(means, [i] * len(means), marker, color=color, ms=7, mec="white", mew=0.5)
+    axes.axvline(0, color="black", lw=1)
+    if metric == "dice":
+        axes.axvline(-0.5, color="0.5", lw=1, ls=":")
+        axes.text(-0.5, len(found) - 0.45, "margin ", ha="right", va="center", color="0.35")
+    axes.set_yticks(range(len(found)), [f"{a} − {b}" for a, b in found])
+    axes.set_ylim(len(found) - 0.3, -0.7)
+    unit = "mm; left" if metric == "hd95" else "points of 0.01; right"
+    axes.set_xlabel(f"difference of test {NAMES[metric]}, {unit} of 0: dendrites better")
+    _plain(axes)
+    return figure
+
+
+def paired_cases(data: Collected, network: str, arm: str, control: str, metric: str) -> Figure:
+    """Difference of each test case: mean over seeds, and the span of the seeds."""
+    table, _, cases = data.difference(network, arm, control, metric)
+    figure = _figure(9, 3.6)
+    axes = figure.add_subplot()
+    scale = 1 if metric == "hd95" else 100
+    order = np.argsort(np.nanmean(table, axis=0))
+    x = np.arange(len(cases))
+    low, high = np.nanmin(table, axis=0)[order], np.nanmax(table, axis=0)[order]
+    axes.vlines(x, scale * low, scale * high, color="0.7", lw=2, label="span of the seeds")
+    mean = np.nanmean(table, axis=0)[order]
+    axes.plot(x, scale * mean, "o", color=STYLES[arm][0], ms=5, label="mean of the seeds")
+    axes.axhline(0, color="black", lw=1)
+    axes.set_xticks(x, [cases[i] for i in order], rotation=90, fontsize=6)
+    axes.set_ylabel(f"{arm} − {control}, {'mm' if metric == 'hd95' else 'points'}")
+    axes.legend(frameon=False, loc="upper left")
+    _plain(axes)
+    return figure
+
+
+def worst_cases(data: Collected, network: str, arm: str) -> Figure | None:
+    """The three worst test cases of an arm's first seed, true and predicted outlines.
+
+    The image below the outlines is drawn where the run folder is still there: results that are
+    kept hold no image.
+    """
+    cell = data.cells[network, arm]
+    trial = next((t for t in cell.results if t not in cell.same), None)
+    if trial is None or not (data.places.kept(trial) / "worst.npz").exists():
+        return None
+    outlines = np.load(data.places.kept(trial) / "worst.npz")
+    image_file = data.places.run(trial) / "worst_image.npz"
+    images = np.load(image_file) if image_file.exists() else None
+    classes = data.classes("dice")
+    figure = _figure(9, 4.2)
+    panels = figure.subplots(1, len(outlines["cases"]), squeeze=False)[0]
+    for i, (axes, case) in enumerate(zip(panels, outlines["cases"], strict=True)):
+        true, predicted = outlines[f"label_{i}"].T, outlines[f"pred_{i}"].T
+        if images is not None:
+            shown = images[f"image_{i}"].astype(float).T
+            axes.imshow(shown, cmap="gray", origin="lower")
+        else:
+            axes.imshow(np.full(true.shape, 0.93), cmap="gray", origin="lower", vmin=0, vmax=1)
+        for value in range(1, len(classes) + 1):
+            color = _CLASS_COLORS[(value - 1) % len(_CLASS_COLORS)]
+            for mask, name in ((true, "true"), (predicted, "predicted")):
+                style, width = _OUTLINE[name]
+                if (mask == value).any():
+                    axes.contour(
+                        mask == value, [0.5], colors=color, linestyles=[style], linewidths=width
+                    )
+        rows = cell.cases[trial][str(case)]
+        axes.set_title(
+            f"{case}\n" + ", ".join(f"{c} {rows[f'dice_{c}']:.3f}" for c in classes),
+            fontsize="medium",
+        )
+        axes.set_xticks([])
+        axes.set_yticks([])
+    lines = [mpl.lines.Line2D([], [], color=c, lw=6) for c in _CLASS_COLORS[: len(classes)]]
+    styles = [mpl.lines.Line2D([], [], color="0.25", ls=s, lw=w) for s, w in _OUTLINE.values()]
+    names = [*classes, *(f"{n} outline" for n in _OUTLINE)]
+    figure.legend(
+        [*lines, *styles], names, loc="outside lower center", ncols=len(names), frameon=False
+    )
+    return figure
+
+
+def as_svg(figure: Figure) -> str:
+    """The figure as an SVG element; the same figure gives the same text."""
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": "study", "svg.fonttype": "path"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    return re.sub(r"^.*?(?=<svg)", "", text, flags=re.S)
+
+
+def as_png(figure: Figure) -> str:
+    """The figure as a data URI."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+NAMES = {"dice": "Dice", "hd95": "HD95", "nsd": "surface Dice at 1 mm"}
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _plain(axes: Any) -> None:
+    axes.grid(alpha=0.25)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _handles(figure: Figure) -> tuple[list[Any], list[str]]:
+    return figure.axes[0].get_legend_handles_labels()
+
+
+def _score(data: Collected, result: dict[str, Any], metric: str) -> float:
+    from .collect import PREFIX
+
+    values = [result[PREFIX[metric] + c] for c in data.classes(metric)]
+    return t_interval(values).mean
+
+
+def _curve(events: list[dict[str, Any]]) -> tuple[list[int], list[float]]:
+    epochs = [e for e in events if e["event"] == "epoch" and e["dice"] is not None]
+    return [e["epoch"] for e in epochs], [e["dice"] for e in epochs]
+
+
+def _late(history: dict[Any, list[dict[str, Any]]]) -> list[float]:
+    """Scores of the last two thirds of the epochs: the start would flatten the rest."""
+    found: list[float] = []
+    for events in history.values():
+        scores = _curve(events)[1]
+        found += scores[len(scores) // 3 :]
+    return found

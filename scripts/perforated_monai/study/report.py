@@ -1,0 +1,338 @@
+"""The report of a study: one self-contained HTML page and a Markdown copy, the verdict first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from ..files import write_text
+from . import figures
+from .arms import WHAT
+from .collect import CONTROLS, GROWING, Cell, Collected
+from .file import Study
+from .runner import trials_of
+from .statistics import FEWEST_SEEDS, Comparison, Interval
+from .trial import Places
+
+_BESIDE = {
+    "wide": "an equally large plain network",
+    "wide_flops": "a plain network of equal FLOPs",
+    "branch": "ordinary parallel convolutions",
+    "base_long": "the plain network with the same restarts",
+    "base": "the plain network",
+}
+_NONE = "not measured"
+
+
+@dataclass
+class Block:
+    """One network of the report."""
+
+    network: str
+    verdicts: list[tuple[str, str, str]] = field(default_factory=list)
+    arms: list[list[str]] = field(default_factory=list)
+    differences: dict[str, list[list[str]]] = field(default_factory=dict)
+    pictures: list[tuple[str, Markup]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def write_report(study: Study, places: Places) -> tuple[Path, Path]:
+    """Write ``report.html`` and ``report.md`` into the results folder.
+
+    Returns:
+        both files.
+    """
+    data = Collected(study, places)
+    blocks = [_block(data, network) for network in study.networks]
+    values = {
+        "study": study,
+        "blocks": blocks,
+        "header": _header(data),
+        "difference_header": _DIFFERENCES,
+        "names": figures.NAMES,
+        "facts": _facts(data),
+        "what": [(arm, WHAT[arm]) for arm in study.arms],
+        "source": study.file.read_text(encoding="utf-8"),
+        "method": _METHOD,
+        "sweep": _sweep(data),
+    }
+    folder = Path(__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html").render(**values)
+    html, markdown = places.results / "report.html", places.results / "report.md"
+    write_text(html, page)
+    write_text(markdown, _markdown(values))
+    return html, markdown
+
+
+# -- one network -----------------------------------------------------------------------------
+
+
+def _block(data: Collected, network: str) -> Block:
+    study, block = data.study, Block(network)
+    verdict_metric = study.metrics[0]
+    found = data.comparisons(network, verdict_metric)
+    for arm in (a for a in GROWING if a in study.arms):
+        for control in (c for c in CONTROLS if c in study.arms):
+            block.verdicts.append(_verdict(arm, control, found.get((arm, control)), verdict_metric))
+    block.arms = [_row(data, data.cells[network, arm]) for arm in study.arms]
+    for metric in study.metrics:
+        rows = data.comparisons(network, metric)
+        block.differences[metric] = [
+            _difference(pair, c, metric, metric == verdict_metric) for pair, c in rows.items()
+        ]
+    block.notes = list(_notes(data, network))
+    if any(data.cells[network, arm].results for arm in study.arms):
+        block.pictures = list(_pictures(data, network, found))
+    return block
+
+
+def _verdict(
+    arm: str, control: str, comparison: Comparison | None, metric: str
+) -> tuple[str, str, str]:
+    against = f"{arm} against {_BESIDE[control]} ({control})"
+    if comparison is None:
+        return against, _NONE, "no seed is done in both arms"
+    low, high = comparison.reported.low, comparison.reported.high
+    n = f"{comparison.over_seeds.n} seed{'s' * (comparison.over_seeds.n != 1)}"
+    cases = f"{comparison.over_cases.n} test cases"
+    mean = f"{_points(comparison.reported.mean, metric)}"
+    if not math.isfinite(low):
+        return against, comparison.verdict, f"{mean}; {n} × {cases}"
+    ends = f"95 % interval {_points(low, metric, '')} to {_points(high, metric)}"
+    return against, comparison.verdict, f"{mean}, {ends}; {n} × {cases}"
+
+
+def _notes(data: Collected, network: str) -> Iterable[str]:
+    for arm in data.study.arms:
+        cell = data.cells[network, arm]
+        seeds = ", ".join(str(t.seed) for t in cell.same)
+        if seeds:
+            yield (
+                f"{arm}: nothing to differ by from base in seed(s) {seeds} "
+                "(no dendrite was accepted, or none grew); base stands for it there."
+            )
+        for trial, reason in cell.failed.items():
+            yield f"{trial.id} failed: {reason}"
+        if arm in GROWING and cell.results:
+            kept = [int(r["sets"] > 0) for r in cell.results.values()]
+            epochs = [e for r in cell.results.values() for e in r["grow_epochs"]]
+            yield (
+                f"{arm}: {sum(kept)} of {len(kept)} runs kept dendrites; sets were added after "
+                f"epochs {', '.join(map(str, sorted(epochs))) or 'none'} of {data.study.epochs}."
+            )
+
+
+def _pictures(
+    data: Collected, network: str, found: dict[tuple[str, str], Comparison]
+) -> Iterable[tuple[str, Markup]]:
+    metric = data.study.metrics[0]
+
+    def svg(figure: Any) -> Markup:
+        return Markup(figures.as_svg(figure))
+
+    if found:
+        title = "Differences: every seed, interval over seeds (solid) and over cases (dashed)"
+        yield title, svg(figures.seed_spread(data, network, metric))
+    title = "Test score against size and cost: every seed (small) and their mean"
+    yield title, svg(figures.dice_against_cost(data, network, metric))
+    title = (
+        "Validation Dice per epoch: mean of the seeds and each seed; dotted where sets were added"
+    )
+    yield title, svg(figures.score_per_epoch(data, network))
+    for arm, control in list(found)[:1]:
+        title = f"Every test case: {arm} − {control}"
+        yield title, svg(figures.paired_cases(data, network, arm, control, metric))
+    for arm in (a for a in (*GROWING, "base") if a in data.study.arms):
+        figure = figures.worst_cases(data, network, arm)
+        if figure is not None:
+            picture = Markup('<img alt="worst cases" src="{}">').format(figures.as_png(figure))
+            yield f"The three worst test cases of {arm}, seed {data.study.seeds[0]}", picture
+            break
+
+
+# -- tables ----------------------------------------------------------------------------------
+
+_DIFFERENCES = (
+    "comparison",
+    "mean",
+    "95 % over seeds",
+    "95 % over cases",
+    "p (larger)",
+    "p after Holm",
+    "verdict",
+)
+
+
+def _header(data: Collected) -> list[str]:
+    scores = [
+        f"{figures.NAMES[m]} {c}" for m in data.study.metrics for c in data.classes(m) or ["…"]
+    ]
+    costs = ["parameters", "FLOPs a patch", "file", "ms a patch, one thread", "peak MiB"]
+    return ["arm", "runs", *scores, *costs, "training, min", "CPU, min", "energy"]
+
+
+def _row(data: Collected, cell: Cell) -> list[str]:
+    width = len(_header(data))
+    if not cell.results:
+        return [cell.arm, "0", _NONE, *[""] * (width - 3)]
+    scores = [
+        _with_interval(i, m)
+        for m in data.study.metrics
+        for i in data.per_class(cell.network, cell.arm, m).values()
+    ]
+    energy = cell.values("energy_joule")
+    return [
+        cell.arm,
+        str(len(cell.results)),
+        *scores,
+        _span(cell.values("parameters"), "{:,.0f}"),
+        _span([v / 1e9 for v in cell.values("flops")], "{:.3f} G"),
+        _span([v / 1024 for v in cell.values("file_bytes")], "{:,.0f} KiB"),
+        _span(cell.values("latency_ms"), "{:.2f}", median=True),
+        _span(cell.values("peak_memory_mib"), "{:.1f}", median=True),
+        _span(cell.values("train_minutes"), "{:.1f}", median=True),
+        _span(cell.values("cpu_minutes"), "{:.1f}", median=True),
+        _span(energy, "{:,.0f} J", median=True),
+    ]
+
+
+def _difference(
+    pair: tuple[str, str], comparison: Comparison, metric: str, judged: bool
+) -> list[str]:
+    a, b = comparison.over_seeds, comparison.over_cases
+    return [
+        f"{pair[0]} − {pair[1]}",
+        _points(comparison.reported.mean, metric),
+        _ends(a, metric),
+        _ends(b, metric),
+        f"{comparison.p:.3g}",
+        f"{comparison.p_holm:.3g}",
+        comparison.verdict if judged else "–",
+    ]
+
+
+def _ends(interval: Interval, metric: str) -> str:
+    if not math.isfinite(interval.half):
+        return "one value"
+    return f"{_points(interval.low, metric, '')} to {_points(interval.high, metric, '')}"
+
+
+def _with_interval(interval: Interval, metric: str) -> str:
+    digits = 2 if metric == "hd95" else 4
+    if not math.isfinite(interval.half):
+        return f"{interval.mean:.{digits}f}"
+    return f"{interval.mean:.{digits}f} ± {interval.half:.{digits}f}"
+
+
+def _points(value: float, metric: str, unit: str | None = None) -> str:
+    """A difference with its sign: Dice in points of 0.01, HD95 in mm."""
+    if metric == "hd95":
+        return f"{value:+.2f}{' mm' if unit is None else unit}"
+    return f"{100 * value:+.2f}{' points' if unit is None else unit}"
+
+
+def _span(values: list[float], form: str, median: bool = False) -> str:
+    if not values:
+        return _NONE
+    if median:
+        return form.format(sorted(values)[len(values) // 2])
+    low, high = form.format(min(values)), form.format(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def _facts(data: Collected) -> list[tuple[str, str]]:
+    """What was run, on what, with which versions."""
+    found = [r for cell in data.cells.values() for r in cell.results.values()]
+    every = trials_of(data.study)
+    done = sum(len(cell.results) for cell in data.cells.values())
+
+    def distinct(key: str) -> str:
+        return ", ".join(sorted({str(r[key]) for r in found})) or "–"
+
+    versions = {f"{k} {v}" for r in found for k, v in r["versions"].items()}
+    return [
+        ("trials", f"{done} of {len(every)} done"),
+        ("bundle", data.study.bundle),
+        ("folds", _folds(data.study)),
+        ("epochs of every arm", str(data.study.epochs)),
+        ("device", distinct("device")),
+        ("commit", distinct("commit")),
+        ("manifest sha256", distinct("manifest_sha256")),
+        ("versions", ", ".join(sorted(versions)) or "–"),
+        ("protocol", data.study.protocol),
+        ("command", f"python -m perforated_monai study run {data.study.name}.yaml"),
+    ]
+
+
+def _folds(study: Study) -> str:
+    return "; ".join(
+        f"test: validation part of inner fold {k}; growth and checkpoint: of fold {(k + 1) % 5}"
+        for k in study.folds
+    )
+
+
+def _sweep(data: Collected) -> list[tuple[str, Markup]]:
+    if not data.study.sweep:
+        return []
+    from .sweep_report import pictures
+
+    return pictures(data.study, data.places)
+
+
+_METHOD = (
+    "Every trial is one plain monai.bundle run. Per seed all arms see the same order of cases and "
+    "the same augmentation, train the same number of epochs and keep the checkpoint with the best "
+    "validation Dice. Differences form a table of seeds × test cases; a 95 % t interval is "
+    "computed over the means of the seeds and one over the means of the cases, and the wider one "
+    f"is reported. Verdict, first rule that holds: fewer than {FEWEST_SEEDS} seeds: too few runs "
+    "to say; both intervals exclude 0 and the larger p is below 0.05 after Holm over all "
+    "comparisons of the network: helps or hurts; lower end above −0.5 points: not worse by more "
+    "than 0.5 points; else no difference shown. Training minutes are wall clock and "
+    "latency is CPU time, on a machine that may have done other work too; on a GPU, peak memory is "
+    "torch's and energy that of the whole device."
+)
+
+
+# -- Markdown --------------------------------------------------------------------------------
+
+
+def _markdown(values: dict[str, Any]) -> str:
+    study = values["study"]
+    lines = [f"# {study.title or study.name}", ""]
+    lines += [study.note, ""] if study.note else []
+    for block in values["blocks"]:
+        lines += [f"## {block.network}", ""]
+        lines += [
+            f"- **{verdict}**: {against}. {facts}." for against, verdict, facts in block.verdicts
+        ]
+        lines += ["", *(f"- {n}" for n in block.notes), "", "### Arms", ""]
+        lines += _table(values["header"], block.arms)
+        for metric, rows in block.differences.items():
+            if rows:
+                lines += ["", f"### Differences, {figures.NAMES[metric]}", ""]
+                lines += _table(list(_DIFFERENCES), rows)
+        lines.append("")
+    lines += ["## Arms and method", ""]
+    lines += [f"- `{arm}`: {what}" for arm, what in values["what"]]
+    lines += ["", values["method"], "", "## What was run", ""]
+    lines += [f"- {name}: {value}" for name, value in values["facts"]]
+    lines += ["", "Figures: report.html beside this file.", ""]
+    return "\n".join(lines)
+
+
+def _table(header: list[str], rows: list[list[str]]) -> list[str]:
+    cells = [header, ["---"] * len(header), *rows]
+    return ["| " + " | ".join(c.replace("|", "/") for c in row) + " |" for row in cells]
