@@ -79,7 +79,7 @@ class CaseTable:
         ]
         order = sorted(range(len(rows)), key=lambda i: self._cases[i])
         with atomic(self.file) as temporary, temporary.open("w", newline="") as handle:
-            writer = csv.writer(handle)
+            writer = csv.writer(handle, lineterminator="\n")
             writer.writerow(["case", *columns])
             for i in order:
                 writer.writerow([self._cases[i], *map(_cell, rows[i])])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import write_text
+from ..files import write_bytes, write_text
 from . import sections
 from .facts import Facts, read_facts
 from .scores import ABOUT, TABLE, read_scores
@@ -47,7 +47,7 @@ def write_card(bundle: str | Path, evaluation: str | Path | None = None) -> Path
         _refuse_other_weights(Path(evaluation), facts)
         docs.mkdir(exist_ok=True)
         for name in (TABLE, ABOUT):
-            write_text(docs / name, (Path(evaluation) / name).read_text(encoding="utf-8"))
+            write_bytes(docs / name, (Path(evaluation) / name).read_bytes())
         facts = read_facts(bundle)
     docs.mkdir(exist_ok=True)
     write_text(docs / CARD, card_text(facts))
