@@ -25,6 +25,7 @@ from .allocator import keep_freed_memory
 from .checkpoint import Checkpoints
 from .cli_config import config_of_caller
 from .errors import UserError
+from .federated import refuse_in_federation
 from .history import History
 from .network import count_parameters
 from .optim import OptimizerRefresh
@@ -132,6 +133,7 @@ class RunHandler:
 
     def attach(self, trainer: Any) -> None:
         """Connect to the trainer's events."""
+        refuse_in_federation()
         _runs[trainer] = self
         self.trainer = trainer
         trainer.add_event_handler(Events.STARTED, self._started)
