@@ -56,13 +56,15 @@ def study(
     )
 
 
-def report(file: str, results: str = "") -> int:
+def report(file: str, results: str = "", work: str = "", images: bool = False) -> int:
     """Write report.html and report.md of a study into its results folder.
 
     Args:
         file: study file.
         results: folder of its results; by default results/<study> beside the study file.
+        work: folder of its checkpoints; by default work in the results folder.
+        images: show the worst cases on slices of the images, which lie in the work folder.
     """
     from .study.commands import report as write
 
-    return write(str(file), str(results))
+    return write(str(file), str(results), str(work), bool(images))

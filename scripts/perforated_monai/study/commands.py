@@ -100,16 +100,16 @@ def _number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def report(file: str, results_dir: str = "") -> int:
+def report(file: str, results_dir: str = "", work: str = "", images: bool = False) -> int:
     """Write report.html and report.md of a study into its results folder."""
     from .report import write_report
 
     study = load_study(file)
-    places = places_of(study, "", results_dir, "", "")
+    places = places_of(study, "", results_dir, work, "")
     if places.results.exists():
         results.check(study, places.results)
     else:
         places.results.mkdir(parents=True)
-    html, markdown = write_report(study, places)
+    html, markdown = write_report(study, places, images)
     print(f"{html} and {markdown.name}")
     return 0

@@ -139,26 +139,30 @@ def paired_cases(data: Collected, network: str, arm: str, control: str, metric: 
     return figure
 
 
-def worst_cases(data: Collected, network: str, arm: str) -> Figure | None:
+def worst_cases(data: Collected, network: str, arm: str, images: bool = False) -> Figure | None:
     """The three worst test cases of an arm's first seed, true and predicted outlines.
 
-    The image below the outlines is drawn where the run folder is still there: results that are
-    kept hold no image.
+    Args:
+        data: the study.
+        network: of its networks.
+        arm: of its arms.
+        images: draw the slice below the outlines; it lies in the run folder, not in the results.
     """
     cell = data.cells[network, arm]
     trial = next((t for t in cell.results if t not in cell.same), None)
     if trial is None or not (data.places.kept(trial) / "worst.npz").exists():
         return None
-    outlines = np.load(data.places.kept(trial) / "worst.npz")
+    outlines = dict(np.load(data.places.kept(trial) / "worst.npz"))
+    outlines.setdefault("regions", np.array(False))
     image_file = data.places.run(trial) / "worst_image.npz"
-    images = np.load(image_file) if image_file.exists() else None
+    slices = np.load(image_file) if images and image_file.exists() else None
     classes = data.classes("dice")
     figure = _figure(9, 4.2)
     panels = figure.subplots(1, len(outlines["cases"]), squeeze=False)[0]
     for i, (axes, case) in enumerate(zip(panels, outlines["cases"], strict=True)):
         true, predicted = outlines[f"label_{i}"].T, outlines[f"pred_{i}"].T
-        if images is not None:
-            shown = images[f"image_{i}"].astype(float).T
+        if slices is not None:
+            shown = slices[f"image_{i}"].astype(float).T
             axes.imshow(shown, cmap="gray", origin="lower")
         else:
             axes.imshow(np.full(true.shape, 0.93), cmap="gray", origin="lower", vmin=0, vmax=1)
@@ -166,10 +170,9 @@ def worst_cases(data: Collected, network: str, arm: str) -> Figure | None:
             color = _CLASS_COLORS[(value - 1) % len(_CLASS_COLORS)]
             for mask, name in ((true, "true"), (predicted, "predicted")):
                 style, width = _OUTLINE[name]
-                if (mask == value).any():
-                    axes.contour(
-                        mask == value, [0.5], colors=color, linestyles=[style], linewidths=width
-                    )
+                shape = mask >= value if outlines["regions"] else mask == value
+                if shape.any():
+                    axes.contour(shape, [0.5], colors=color, linestyles=[style], linewidths=width)
         rows = cell.cases[trial][str(case)]
         axes.set_title(
             f"{case}\n" + ", ".join(f"{c} {rows[f'dice_{c}']:.3f}" for c in classes),

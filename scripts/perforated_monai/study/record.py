@@ -25,16 +25,21 @@ class TrialRecord:
     ``test.json``: parameters, FLOPs of one patch, bytes of the weights, CPU milliseconds of a patch
     on one thread (median of five, batch 2), peak memory of that call, device, CPU seconds of the
     process. ``worst.npz``: of the three cases with the lowest mean Dice, the axial slice with the
-    largest true structure, as label values: true and predicted, ``(X, Y)`` each.
+    largest true structure, as label values: true and predicted, ``(X, Y)`` each; a nested region
+    has the number of regions around it.
 
     Args:
         output_dir: folder of both files.
         network: the network that was tested.
         patch: voxels of a training patch.
+        regions: outputs are nested regions, the outermost first, instead of exclusive classes.
     """
 
-    def __init__(self, output_dir: str | Path, network: nn.Module, patch: list[int]) -> None:
+    def __init__(
+        self, output_dir: str | Path, network: nn.Module, patch: list[int], regions: bool = False
+    ) -> None:
         self.folder, self.network, self.patch = Path(output_dir), network, list(patch)
+        self.regions = regions
         self._worst: list[tuple[float, str, dict[str, np.ndarray]]] = []
 
     def attach(self, evaluator: Any) -> None:
@@ -45,14 +50,17 @@ class TrialRecord:
     def _step(self, evaluator: Any) -> None:
         for item, batch in zip(evaluator.state.output, evaluator.state.batch, strict=True):
             self._channels = int(item["image"].shape[0])
-            label, pred = _values(item["label"]), _values(item["pred"])
+            label, pred = (_values(item[k], self.regions) for k in ("label", "pred"))
             score = _mean_dice(label, pred)
             self._worst.append((score, str(batch["case"]), _slices(item["image"], label, pred)))
             self._worst = sorted(self._worst, key=lambda w: w[:2])[:_KEPT]
 
     def _write(self, evaluator: Any) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        outlines: dict[str, np.ndarray] = {"cases": np.array([w[1] for w in self._worst])}
+        outlines: dict[str, np.ndarray] = {
+            "cases": np.array([w[1] for w in self._worst]),
+            "regions": np.array(self.regions),
+        }
         images = {}
         for i, (_, _, slices) in enumerate(self._worst):
             outlines |= {f"label_{i}": slices["label"], f"pred_{i}": slices["pred"]}
@@ -87,8 +95,10 @@ class TrialRecord:
         }
 
 
-def _values(one_hot: Tensor) -> np.ndarray:
-    """``(C, X, Y, Z)`` one-hot, or several binary regions -> label values ``(X, Y, Z)``."""
+def _values(one_hot: Tensor, regions: bool) -> np.ndarray:
+    """``(C, X, Y, Z)`` one-hot with background, or nested regions -> values ``(X, Y, Z)``."""
+    if regions:
+        return one_hot.sum(dim=0).to(torch.uint8).cpu().numpy()
     return one_hot.argmax(dim=0).to(torch.uint8).cpu().numpy()
 
 

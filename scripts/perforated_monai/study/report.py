@@ -35,21 +35,26 @@ class Block:
     """One network of the report."""
 
     network: str
-    verdicts: list[tuple[str, str, str]] = field(default_factory=list)
+    verdicts: list[tuple[str, list[tuple[str, str, str]]]] = field(default_factory=list)
     arms: list[list[str]] = field(default_factory=list)
     differences: dict[str, list[list[str]]] = field(default_factory=dict)
     pictures: list[tuple[str, Markup]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-def write_report(study: Study, places: Places) -> tuple[Path, Path]:
+def write_report(study: Study, places: Places, images: bool = False) -> tuple[Path, Path]:
     """Write ``report.html`` and ``report.md`` into the results folder.
+
+    Args:
+        study: the study.
+        places: where its results lie.
+        images: show the worst cases on slices of the images; without, outlines alone.
 
     Returns:
         both files.
     """
     data = Collected(study, places)
-    blocks = [_block(data, network) for network in study.networks]
+    blocks = [_block(data, network, images) for network in study.networks]
     values = {
         "study": study,
         "blocks": blocks,
@@ -80,13 +85,14 @@ def write_report(study: Study, places: Places) -> tuple[Path, Path]:
 # -- one network -----------------------------------------------------------------------------
 
 
-def _block(data: Collected, network: str) -> Block:
+def _block(data: Collected, network: str, images: bool) -> Block:
     study, block = data.study, Block(network)
     verdict_metric = study.metrics[0]
     found = data.comparisons(network, verdict_metric)
-    for arm in (a for a in GROWING if a in study.arms):
-        for control in (c for c in CONTROLS if c in study.arms):
-            block.verdicts.append(_verdict(arm, control, found.get((arm, control)), verdict_metric))
+    controls = [c for c in CONTROLS if c in study.arms]
+    for arm in (a for a in GROWING if a in study.arms and controls):
+        lines = [_verdict(arm, c, found.get((arm, c)), verdict_metric) for c in controls]
+        block.verdicts.append((arm, lines))
     block.arms = [_row(data, data.cells[network, arm]) for arm in study.arms]
     for metric in study.metrics:
         rows = data.comparisons(network, metric)
@@ -95,7 +101,7 @@ def _block(data: Collected, network: str) -> Block:
         ]
     block.notes = list(_notes(data, network))
     if any(data.cells[network, arm].results for arm in study.arms):
-        block.pictures = list(_pictures(data, network, found))
+        block.pictures = list(_pictures(data, network, found, images))
     return block
 
 
@@ -136,7 +142,7 @@ def _notes(data: Collected, network: str) -> Iterable[str]:
 
 
 def _pictures(
-    data: Collected, network: str, found: dict[tuple[str, str], Comparison]
+    data: Collected, network: str, found: dict[tuple[str, str], Comparison], images: bool
 ) -> Iterable[tuple[str, Markup]]:
     metric = data.study.metrics[0]
 
@@ -156,7 +162,7 @@ def _pictures(
         title = f"Every test case: {arm} − {control}"
         yield title, svg(figures.paired_cases(data, network, arm, control, metric))
     for arm in (a for a in (*GROWING, "base") if a in data.study.arms):
-        figure = figures.worst_cases(data, network, arm)
+        figure = figures.worst_cases(data, network, arm, images)
         if figure is not None:
             picture = Markup('<img alt="worst cases" src="{}">').format(figures.as_png(figure))
             yield f"The three worst test cases of {arm}, seed {data.study.seeds[0]}", picture
@@ -315,9 +321,8 @@ def _markdown(values: dict[str, Any]) -> str:
     lines += [study.note, ""] if study.note else []
     for block in values["blocks"]:
         lines += [f"## {block.network}", ""]
-        lines += [
-            f"- **{verdict}**: {against}. {facts}." for against, verdict, facts in block.verdicts
-        ]
+        for _, judged in block.verdicts:
+            lines += [f"- **{verdict}**: {against}. {facts}." for against, verdict, facts in judged]
         lines += ["", *(f"- {n}" for n in block.notes), "", "### Arms", ""]
         lines += _table(values["header"], block.arms)
         for metric, rows in block.differences.items():

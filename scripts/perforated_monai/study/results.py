@@ -16,6 +16,8 @@ from .file import FORMAT, Study
 from .trial import Places, Trial
 
 _MARK = "study.json"
+# Checkpoints are large, and worst.npz holds slices of the labels.
+_IGNORED = "work/\n.lock\nworst.npz\n*.db\n*.db-journal\n"
 
 
 def claim(study: Study, results: Path) -> None:
@@ -32,7 +34,7 @@ def claim(study: Study, results: Path) -> None:
         results.mkdir(parents=True, exist_ok=True)
         facts = {"format": FORMAT, "study": study.name, "protocol": study.protocol}
         write_json(file, facts)
-        write_text(results / ".gitignore", "work/\n.lock*\n*.lock\n")
+        write_text(results / ".gitignore", _IGNORED)
         return
     check(study, results)
 

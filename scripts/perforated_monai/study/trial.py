@@ -135,6 +135,7 @@ def patch_of(files: list[str], settings: dict[str, Any]) -> list[int]:
 def _test(bundle_root: Path, metrics: list[str]) -> dict[str, Any]:
     """The evaluation of the test part, with the preprocessing and the inferer of validation."""
     classes, background = _classes(bundle_root)
+    dataset, dataloader = _validation(bundle_root)
     pair = {"output_transform": "$monai.handlers.from_engine(['pred', 'label'])"}
     known: dict[str, Any] = {
         "hd95": {
@@ -156,13 +157,9 @@ def _test(bundle_root: Path, metrics: list[str]) -> dict[str, Any]:
     }
     columns = {"dice": "dice", "hd95": "hd95_mm", "nsd": "nsd"}
     return {
-        "dataset": {
-            "_target_": "perforated_monai.CaseDataset",
-            "data": "$perforated_monai.datalist(@dataset_dir, @manifest, 'validation', @test_fold)",
-            "transform": "@validate::preprocessing",
-            "cache_dir": "@cache_dir",
-        },
-        "dataloader": {"_target_": "DataLoader", "dataset": "@test::dataset", "batch_size": 1},
+        "dataset": dataset
+        | {"data": "$perforated_monai.datalist(@dataset_dir, @manifest, 'validation', @test_fold)"},
+        "dataloader": dataloader | {"dataset": "@test::dataset"},
         "key_metric": {"dice": {"_target_": "MeanDice", "include_background": background, **pair}},
         "additional_metrics": {m: known[m] for m in metrics if m != "dice"},
         "handlers": [
@@ -177,6 +174,7 @@ def _test(bundle_root: Path, metrics: list[str]) -> dict[str, Any]:
                 "output_dir": "@output_dir",
                 "network": "@network",
                 "patch": "@roi_size",
+                "regions": background,
             },
         ],
         "evaluator": {
@@ -192,6 +190,13 @@ def _test(bundle_root: Path, metrics: list[str]) -> dict[str, Any]:
             "amp": "@amp",
         },
     }
+
+
+def _validation(bundle_root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Data set and data loader of validation, from the bundle's train.json."""
+    file = bundle_root / "configs" / "train.json"
+    validate = json.loads(file.read_text(encoding="utf-8"))["validate"]
+    return dict(validate["dataset"]), dict(validate["dataloader"])
 
 
 def _classes(bundle_root: Path) -> tuple[list[str], bool]:

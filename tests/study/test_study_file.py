@@ -1,0 +1,165 @@
+"""Study files: what is refused before any training, and what the arms lay over train.json."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from harness import BUNDLE, refused
+from perforated_monai.study.arms import ARMS, networks_of
+from perforated_monai.study.commands import run
+from perforated_monai.study.file import load_study
+from perforated_monai.study.results import claim
+from perforated_monai.study.runner import trials_of
+from perforated_monai.study.trial import Places, Trial, overlay
+from perforated_monai.study.wide import resolved_definition, wider_channels
+
+GOOD: dict[str, Any] = {
+    "format": 1,
+    "bundle": "hippocampus_mri_dendritic",
+    "networks": ["width4"],
+    "arms": ["base", "dendrites"],
+    "seeds": [0, 1],
+    "folds": [0],
+    "budget": {"epochs": 4},
+    "metrics": ["dice"],
+}
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    """``write(**changes)``: a study file beside a copy of the bundle's configs."""
+    root = tmp_path / BUNDLE.name
+    shutil.copytree(BUNDLE / "configs", root / "configs")
+
+    def make(**changes: Any) -> Path:
+        file = root / "studies" / "small.yaml"
+        file.parent.mkdir(exist_ok=True)
+        content = {k: v for k, v in (GOOD | changes).items() if v is not None}
+        file.write_text(yaml.safe_dump(content))
+        return file
+
+    return make
+
+
+def test_a_good_file(write) -> None:
+    study = load_study(write())
+    assert study.name == "small"
+    assert [t.id for t in trials_of(study)] == [
+        f"width4-{arm}-fold0-seed{seed}" for seed in (0, 1) for arm in ("dendrites", "base")
+    ]
+
+
+def test_every_committed_study_is_good(repo: Path) -> None:
+    files = sorted(repo.glob("bundles/*/studies/*.yaml"))
+    assert len(files) >= 4
+    for file in files:
+        assert load_study(file).seeds
+
+
+BAD = {
+    "key": ({"seed": [1]}, "'seed' is none of the known keys. Did you mean: seeds"),
+    "arm": ({"arms": ["base", "dendrite"]}, "'dendrite' is none of the known arms.*dendrites"),
+    "metric": ({"metrics": ["dice", "hd96"]}, "'hd96' is none of the known metrics.*hd95"),
+    "metric order": ({"metrics": ["nsd"]}, "must be dice"),
+    "network": ({"networks": ["width5"]}, "'width5' is none of the known networks"),
+    "no seed": ({"seeds": []}, "seeds must be a list of distinct whole numbers.*at least one"),
+    "seed twice": ({"seeds": [1, 1]}, "seeds must be"),
+    "truth as seed": ({"seeds": [True]}, "seeds must be"),
+    "fold": ({"folds": [5]}, "folds must be .* from 0 to 4"),
+    "budget": ({"budget": {"epochs": 0}}, "budget must be"),
+    "budget word": ({"budget": 7}, "budget must be"),
+    "missing": ({"budget": None}, "must have budget"),
+    "format": ({"format": 2}, "format must be 1; got 2"),
+    "bundle": ({"bundle": "other"}, "bundle must be the folder that holds studies"),
+    "no leader": ({"arms": ["base", "wide"]}, "arm wide follows the arm dendrites"),
+    "growth": ({"growth": {"patients": 3}}, "'patients' is no dendrite setting.*patience"),
+    "setting": ({"settings": {"learning_rat": 1}}, "learning_rat is no key.*learning_rate"),
+    "inner": ({"settings": {"train::trainer::max_epoch": 1}}, "max_epoch is no key"),
+    "owned": ({"settings": {"epochs": 3}}, "the study sets it"),
+    "no mapping": ({"settings": [1]}, "settings must be a mapping"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_files_are_refused_before_any_training(name: str, write, tmp_path: Path) -> None:
+    changes, pattern = BAD[name]
+    with refused(pattern):
+        run(str(write(**changes)), str(tmp_path), results_dir=str(tmp_path / "results"))
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [1\n", "", "\x00"])
+def test_no_yaml_mapping(text: str, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    with refused("x.yaml"):
+        load_study(tmp_path / "x.yaml")
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with refused("cannot be read"):
+        load_study(tmp_path / "none.yaml")
+
+
+def test_results_of_another_version_are_refused(write, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    claim(load_study(write()), results)
+    claim(load_study(write(seeds=[0, 1, 2], arms=["base", "dendrites", "wide"])), results)
+    for changes in (
+        {"budget": {"epochs": 5}},
+        {"growth": {"patience": 2}},
+        {"metrics": ["dice", "nsd"]},
+    ):
+        with refused("another version of the study"):
+            run(str(write(**changes)), str(tmp_path), results_dir=str(results))
+
+
+def test_no_data(write, tmp_path: Path) -> None:
+    with refused("is no folder"):
+        run(str(write()), str(tmp_path / "nowhere"), results_dir=str(tmp_path / "results"))
+
+
+@pytest.mark.parametrize("minutes", [0, -1, "soon", True])
+def test_budget_minutes(minutes: Any, write, tmp_path: Path) -> None:
+    with refused("budget-minutes must be a number above 0"):
+        run(str(write()), str(tmp_path), budget_minutes=minutes)
+
+
+def test_folds_are_apart(write, tmp_path: Path) -> None:
+    study = load_study(write(folds=[0, 4]))
+    places = Places(tmp_path, tmp_path, tmp_path)
+    for fold, chooses in ((0, 1), (4, 0)):
+        content = overlay(study, Trial("width4", "base", fold, 0), places, None)
+        assert (content["test_fold"], content["fold"]) == (fold, chooses)
+        assert "@test_fold)" in content["train::dataset::data"]
+        assert "'validation', @test_fold)" in content["test"]["dataset"]["data"]
+
+
+def test_arms_differ_by_what_they_say(write, tmp_path: Path) -> None:
+    study = load_study(write(arms=list(ARMS)))
+    places = Places(tmp_path, tmp_path, tmp_path)
+    plain = overlay(study, Trial("width4", "base", 0, 0), places, None)
+    grown = overlay(study, Trial("width4", "dendrites", 0, 0), places, None)
+    extra = {k: v for k, v in grown.items() if plain.get(k) != v}
+    assert set(extra) == {"_desc_", "+train::handlers"}
+    assert extra["+train::handlers"][0]["config"]["activation"] == "sigmoid"
+
+
+@pytest.mark.parametrize("cost", ["parameters", "flops"])
+def test_wider_channels_meet_the_cost(cost: str) -> None:
+    definition = resolved_definition([str(BUNDLE / "configs" / "train.json")], {})
+    base = {"parameters": 4_741_734, "flops": 4.16e9 * 32 * 48 * 32 / (40 * 56 * 40)}[cost]
+    channels = wider_channels(definition, int(2 * base), cost, [32, 48, 32])
+    assert channels[0] > 32 and channels == sorted(channels)
+
+
+def test_no_width_fits() -> None:
+    definition = resolved_definition([str(BUNDLE / "configs" / "train.json")], {})
+    with refused("No channels bring UNet within 2 %"):
+        wider_channels(definition | {"channels": [1, 1], "strides": [2]}, 3, "parameters", [16] * 3)
+
+
+def test_networks_are_those_of_the_bundle() -> None:
+    assert networks_of(BUNDLE)[:2] == ["full", "compressed"]
