@@ -37,7 +37,7 @@ NAMES = {
     *(f"monai.handlers.{name}" for name in ("from_engine", "stopping_fn_from_metric")),
     *(f"monai.data.{name}" for name in ("load_decathlon_datalist", "decollate_batch")),
     *(f"monai.data.{name}" for name in ("list_data_collate", "pad_list_data_collate")),
-    *(f"monai.data.{name}" for name in ("partition_dataset", "no_collation")),
+    "monai.data.partition_dataset",
     *(f"perforated_monai.{name}" for name in PUBLIC),
     *(f"perforated_monai.distributed.{name}" for name in ("start", "stop", "device", "rank")),
     *(f"perforated_monai.distributed.{name}" for name in ("world", "shard")),
@@ -112,6 +112,12 @@ def locate(target: str) -> Any:
         return pydoc.locate(target)
     except pydoc.ErrorDuringImport:
         return None
+
+
+def is_module(name: str) -> bool:
+    """Whether a dotted name of MONAI, torch, NumPy or Ignite is a module, under its own name."""
+    found = locate(name)
+    return inspect.ismodule(found) and found.__name__ == name
 
 
 def is_own_class(name: str) -> bool:

@@ -120,6 +120,37 @@ def macros(found: Unpacked) -> Iterator[Broken]:
                 yield Broken(f"{item.value[:100]!r} at {item.id}", _CURE, item.file)
 
 
+@rule("module-references", "code", "must not refer to what a config imports")
+def module_references(found: Unpacked) -> Iterator[Broken]:
+    """A reference to an import gives the module itself, whose functions are not judged then."""
+    texts = [i for i in items(found) if isinstance(i.value, str) and i.value[:1] in ("$", "@", "%")]
+    imports = {i.id for i in texts if i.value[0] == "$" and read_import(i.value[1:])}
+    # Merging files moves the entries of lists: each entry of such a list counts.
+    imports |= {name.rpartition("::")[0] + "::" for name in imports if "::" in name}
+    for item in texts:
+        for name in sorted(_references(item)):
+            if any(_reaches(name, place) for place in imports):
+                yield Broken(f"@{name} in {item.value[:100]!r} at {item.id}", _CURE, item.file)
+
+
+def _references(item: Item) -> set[str]:
+    """IDs that a text refers to or copies, made absolute."""
+    try:
+        text = ConfigParser.resolve_relative_ids(item.id, item.value)
+    except ValueError:
+        return {""}  # MONAI refuses it too
+    if text.startswith("%"):
+        return {ReferenceResolver.normalize_id(text[1:])}
+    return set(ReferenceResolver.match_refs_pattern(text))
+
+
+def _reaches(name: str, place: str) -> bool:
+    """Whether an ID is a place, holds it, or is an entry of a place that ends in ``::``."""
+    if place.endswith("::"):
+        return f"{name}::" == place or name.startswith(place)
+    return not name or name == place or place.startswith(f"{name}::")
+
+
 def _problems(item: Item, names: dict[str, set[str]]) -> list[str]:
     """As MONAI evaluates it: relative references made absolute, then references replaced."""
     text = item.value

@@ -5,7 +5,15 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping, Set
 
-from .allowed import ATTRIBUTES, BUILTINS, ENVIRONMENT, MODULES, NAMES, ONLY_ARGUMENTS
+from .allowed import (
+    ATTRIBUTES,
+    BUILTINS,
+    ENVIRONMENT,
+    MODULES,
+    NAMES,
+    ONLY_ARGUMENTS,
+    is_module,
+)
 
 # Names that MONAI gives to every expression; imports of a config come on top.
 DEFAULT_NAMES: dict[str, set[str]] = {
@@ -41,12 +49,15 @@ def read_import(text: str) -> tuple[str, str, str] | None:
         return None
     first = node.names[0]
     full, alias = first.name, first.asname or first.name
+    allowed = MODULES.fullmatch(full) is not None
     if isinstance(node, ast.ImportFrom):
-        full = f"{node.module or ''}.{first.name}" if not node.level else f".{first.name}"
+        full = f"{'.' * node.level}{node.module or ''}.{first.name}"
+        # What it takes from a module may be anything, also a module of another name.
+        allowed = full in NAMES or (bool(MODULES.fullmatch(full)) and is_module(full))
     problem = ""
     if len(body) > 1 or len(node.names) > 1:
         problem = "more than one import"
-    elif not (MODULES.fullmatch(full) or full in NAMES):
+    elif not allowed:
         problem = f"import of {full}"
     elif alias in BUILTINS:
         problem = f"{alias} as a name for {full}"
@@ -88,6 +99,8 @@ class _Reader:
         if isinstance(node, (ast.Attribute, ast.Name)):
             yield from self._dotted(node)
         elif not self._is_known_form(node):
+            if isinstance(node, ast.Subscript) and _stores(node):
+                yield f"assignment to {ast.unparse(node)}"
             if isinstance(node, ast.Call):
                 yield from self._arguments(node)
             if getattr(node, "is_async", False):
