@@ -26,7 +26,10 @@ from perforated_monai.prepare import write_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = Path(__file__).with_name("schema_20240725.json")
-PHANTOM_KIND = {"hippocampus_mri_dendritic": "hippocampus"}  # every bundle, and its test data
+PHANTOM_KIND = {  # every bundle, and its test data
+    "brain_tumor_mri_dendritic": "tumour",
+    "hippocampus_mri_dendritic": "hippocampus",
+}
 BUNDLES = sorted(folder for folder in (ROOT / "bundles").iterdir() if folder.is_dir())
 WORKFLOWS = {
     "train": (["train.json"], "train"),
