@@ -15,7 +15,7 @@ from typing import Any
 import fire
 
 from .errors import UserError
-from .foreign_commands import overlay
+from .foreign_commands import export_apart, overlay
 from .share_commands import card, pack, verify
 from .study_commands import report, study
 
@@ -122,7 +122,13 @@ def check(
 
 
 def export(
-    run: str = "", bundle: str = "", formats: str = "installed", volumes: str = "", engine: str = ""
+    run: str = "",
+    bundle: str = "",
+    formats: str = "installed",
+    volumes: str = "",
+    engine: str = "",
+    out: str = "",
+    delta: str = "",
 ) -> int:
     """Write the best network of a training run into a bundle, as a plain network.
 
@@ -134,6 +140,8 @@ def export(
             packages are there, "none" none.
         volumes: folder of NIfTI volumes to compare the formats on; phantoms by default.
         engine: "auto" measures every installed engine and names the best; "all" or names measure.
+        out: write a copy of the bundle with the run's network into this new folder instead.
+        delta: of a run with freeze_base, write only the dendrites into this new folder.
     """
     from .export import export_formats, export_run
     from .formats import as_list, choose_formats, unavailable
@@ -143,6 +151,11 @@ def export(
         raise UsageError(msg)
     chosen = choose_formats(None if formats == "installed" else as_list(formats))
     options = (chosen, volumes or None, ",".join(as_list(engine)))
+    if out or delta:
+        if not run:
+            msg = "export --out and --delta need the run folder: export RUN --bundle SRC --out NEW."
+            raise UsageError(msg)
+        return export_apart(str(run), str(bundle), str(out), str(delta), options)
     if run:
         record = export_run(str(run), str(bundle), *options)
     else:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from . import __version__, engines, parity
@@ -23,6 +21,7 @@ from .plain import make_plain
 from .proof import Reference, prove, refuse_difference, trained_outputs
 from .staging import finish, remove_at_end, staged
 from .trained import Trained, load_trained
+from .weights import tensor_bytes
 
 _CONFIGS = ("train.json", "evaluate.json", "inference.json")
 _SPEC = ("format", "base", "dendrites")
@@ -65,8 +64,13 @@ def export_run(
     bundle = Path(bundle)
     chosen = choose_formats(formats)
     finish(bundle)
-    configs = _read_configs(bundle)
     trained = load_trained(run)
+    if trained.from_overlay:
+        msg = (
+            f"{run} is of someone else's bundle, which stays as it is: add --out NEW_FOLDER."
+        )
+        raise UserError(msg)
+    configs = _read_configs(bundle)
     spec, network = make_spec(trained)
     shape = engines.input_shape(configs["metadata.json"])
     patches = load_patches(bundle, configs["inference.json"], shape, volumes)
@@ -74,14 +78,14 @@ def export_run(
     expected = trained_outputs(trained, patches, configs["metadata.json"])
     difference = parity.compare(expected, parity.outputs(network, patches.batches), exclusive)
     refuse_difference(trained, difference)
-    record = _record(spec, network, trained, difference, shape)
+    record = network_record(spec, network, trained, difference, shape)
     runs = {"trained network": trained.network, "model.pt": network}
     reference = Reference("trained network", runs, expected, patches, exclusive)
     with staged(bundle) as stage:
         _write_bundle(stage, network.state_dict(), record, configs, trained.best)
         with trained.settings():
-            report = prove(_source(stage, spec, network, shape), reference, spec, chosen, engine)
-        _write_proof(stage, bundle, report)
+            report = prove(source_of(stage, spec, network, shape), reference, spec, chosen, engine)
+        write_proof(stage, bundle, report)
         _note_stale_files(stage)
     return record
 
@@ -125,10 +129,10 @@ def export_formats(
             (stage / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(bundle / name, stage / name)
         spec = {key: record[key] for key in _SPEC}
-        source = _source(stage, spec, network, shape)
+        source = source_of(stage, spec, network, shape)
         report = prove(source, reference, spec, chosen, engine)
         report["trained"] = {k: record[k] for k in ("max_abs_difference", "label_agreement")}
-        _write_proof(stage, bundle, report)
+        write_proof(stage, bundle, report)
     return record
 
 
@@ -174,19 +178,21 @@ def _read_record(bundle: Path) -> dict[str, Any]:
     return record
 
 
-def _source(
+def source_of(
     stage: Path, spec: dict[str, Any], network: nn.Module, shape: tuple[int, ...]
 ) -> Source:
+    """What formats are written from."""
     return Source(stage, network, shape, spec["base"]["name"] in FIXED_SIZE)
 
 
-def _record(
+def network_record(
     spec: dict[str, Any],
     network: nn.Module,
     trained: Trained,
     difference: dict[str, float],
     shape: tuple[int, ...],
 ) -> dict[str, Any]:
+    """What ``network.json`` says, but for the hash of the weights."""
     plain_base = build_network({**spec, "dendrites": {}})
     fixed = spec["base"]["name"] in FIXED_SIZE
     return {
@@ -209,32 +215,35 @@ def _write_bundle(
 ) -> None:
     (stage / "models").mkdir()
     (stage / "configs").mkdir()
-    buffer = io.BytesIO()
-    torch.save({k: v.contiguous().clone() for k, v in state.items()}, buffer)
-    data = buffer.getvalue()
+    data = tensor_bytes(state)
     record["model_sha256"] = sha256(data)
     spec = {key: record[key] for key in _SPEC}
     for name in _CONFIGS:
-        definition = configs[name].get("network_def")
-        described = definition.get("_desc_") if isinstance(definition, dict) else None
-        configs[name]["network_def"] = {
-            **({"_desc_": described} if described else {}),
-            "_target_": "perforated_monai.build_network",
-            "spec": spec,
-        }
-    configs["metadata.json"]["eval_metrics"] = _metrics(configs["metadata.json"], best)
-    _mark_phantoms(configs["metadata.json"], record["trained"])
+        configs[name]["network_def"] = definition_of(spec, configs[name].get("network_def"))
+    configs["metadata.json"]["eval_metrics"] = eval_metrics(configs["metadata.json"], best)
+    mark_phantoms(configs["metadata.json"], record["trained"])
     write_bytes(stage / "models" / "model.pt", data)
     write_json(stage / "models" / "network.json", record)
     for name, content in configs.items():
         write_json(stage / "configs" / name, content, indent=4)
 
 
-def _write_proof(stage: Path, bundle: Path, report: dict[str, Any]) -> None:
+def definition_of(spec: dict[str, Any], before: Any = None) -> dict[str, Any]:
+    """``network_def`` of a config; the description of the one before stays."""
+    described = before.get("_desc_") if isinstance(before, dict) else None
+    return {
+        **({"_desc_": described} if described else {}),
+        "_target_": "perforated_monai.build_network",
+        "spec": spec,
+    }
+
+
+def write_proof(stage: Path, bundle: Path, report: dict[str, Any]) -> None:
+    """Write ``parity.json``, and its table into the page that ``bundle`` has."""
     write_json(stage / "models" / "parity.json", report)
     page = bundle / "docs" / "README.md"
     if page.is_file():
-        (stage / "docs").mkdir()
+        (stage / "docs").mkdir(exist_ok=True)
         text = page.read_text(encoding="utf-8")
         table = parity.markdown(report)
         write_text(stage / "docs" / "README.md", parity.put_between_markers(text, table))
@@ -247,7 +256,7 @@ def _note_stale_files(stage: Path) -> None:
     remove_at_end(stage, [f"models/{n}" for n in names if not (stage / "models" / n).exists()])
 
 
-def _mark_phantoms(metadata: dict[str, Any], trained: dict[str, Any]) -> None:
+def mark_phantoms(metadata: dict[str, Any], trained: dict[str, Any]) -> None:
     """``segment::phantom_weights`` as it is; where the data are not known it stays."""
     if trained["generator"] is not None:
         metadata.setdefault("segment", {})["phantom_weights"] = True
@@ -255,7 +264,8 @@ def _mark_phantoms(metadata: dict[str, Any], trained: dict[str, Any]) -> None:
         metadata.get("segment", {}).pop("phantom_weights", None)
 
 
-def _metrics(metadata: dict[str, Any], best: dict[str, Any]) -> dict[str, float]:
+def eval_metrics(metadata: dict[str, Any], best: dict[str, Any]) -> dict[str, float]:
+    """``eval_metrics`` of ``metadata.json``: mean Dice and that of each structure."""
     pred = metadata["network_data_format"]["outputs"]["pred"]
     names, values = pred.get("channel_def", {}), best["dice_per_class"] or []
     first = int(pred["num_channels"]) - len(values)  # 1 where channel 0 is background

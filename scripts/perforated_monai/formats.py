@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from .bundle_configs import find_config
 from .errors import UserError
 from .measure import Run
 
@@ -194,7 +195,7 @@ def _write_ts(source: Source, file: Path) -> None:
         filepath=str(file),
         ckpt_file=str(source.folder / "models" / "model.pt"),
         meta_file=str(source.folder / "configs" / "metadata.json"),
-        config_file=str(source.folder / "configs" / "inference.json"),
+        config_file=str(find_config(source.folder, "inference")),
         bundle_root=str(source.folder),
         **options,
     )

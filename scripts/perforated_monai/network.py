@@ -21,7 +21,11 @@ from .layer import FUSIBLE, DendriticLayer
 FORMAT = 1
 
 
-def build_network(spec: Mapping[str, Any]) -> nn.Module:
+def build_network(
+    spec: Mapping[str, Any],
+    base_weights: str | Path | None = None,
+    delta: str | Path | None = None,
+) -> nn.Module:
     """Rebuild a network from its spec (DESIGN: ``{"format": 1, "base": …, "dendrites": …}``).
 
     ``base`` holds ``name``, the class name of a MONAI network or of ``perforated_monai.nets``, and
@@ -29,8 +33,18 @@ def build_network(spec: Mapping[str, Any]) -> nn.Module:
     ``kind`` and ``activation``. ``"dendrites": {}`` is the plain network. The weights are freshly
     initialised: load a state dict with ``strict=True``.
 
+    With ``base_weights`` and ``delta`` the network comes with its weights: dendrites that were
+    trained beside someone else's network (``freeze_base``) on top of that network's own file. The
+    spec is then the ``network.json`` that was exported with the delta, which knows both hashes.
+
+    Args:
+        spec: see above.
+        base_weights: state dict of the base network.
+        delta: ``dendrites.pt``.
+
     Raises:
-        UserError: for an unknown format, network, argument or layer name.
+        UserError: for an unknown format, network, argument or layer name; for weights or a delta
+            of another network than the spec's hashes say.
     """
     if spec.get("format") != FORMAT:
         msg = (
@@ -42,6 +56,10 @@ def build_network(spec: Mapping[str, Any]) -> nn.Module:
         msg = f"Network spec: base must map name and arguments; got {spec.get('base')!r}."
         raise UserError(msg)
     network = _base(dict(spec["base"]))
+    if base_weights is not None or delta is not None:
+        from .delta import apply_delta
+
+        return apply_delta(network, spec, base_weights, delta)
     for name, dendrites in spec.get("dendrites", {}).items():
         replace_module(network, name, _dendritic(network, name, dendrites))
     return network

@@ -53,8 +53,7 @@ def load_patches(
         UserError: for a folder without volumes, or volumes of another number of channels.
     """
     if volumes is None and (len(shape) != 4 or shape[0] not in _PHANTOMS):
-        noise = smooth_noise(shape, limit)
-        return Patches(_batches(noise), f"{limit} patches of smooth noise")
+        return noise_patches(shape, limit)
     if "preprocessing" not in inference:
         msg = f"{bundle}: inference.json has no preprocessing; volumes cannot be read without it."
         raise UserError(msg)
@@ -82,6 +81,11 @@ def cut_batches(images: Sequence[Tensor], shape: tuple[int, ...], limit: int) ->
     chosen = images[: max(1, limit // 2)]
     each = -(-limit // len(chosen))
     return _batches([p for image in chosen for p in _cut(image, shape, each)][:limit])
+
+
+def noise_patches(shape: tuple[int, ...], limit: int = 8) -> Patches:
+    """Patches ``(C, *space)`` of smooth noise, for a network that no phantom fits."""
+    return Patches(_batches(smooth_noise(shape, limit)), f"{limit} patches of smooth noise")
 
 
 def smooth_noise(shape: tuple[int, ...], count: int = 3, seed: int = 0) -> list[Tensor]:

@@ -40,7 +40,7 @@ def make_plain(network: nn.Module, activation: str) -> dict[str, int]:
         layer.load_branches(
             [main, *module.dendrite_module.layers],
             module.dendrites_to_top[-1].detach(),
-            _rows(module, count, layer.channels),
+            between_rows(module, count, layer.channels),
         )
         layer.train(module.training)
         replace_module(network, name, layer)
@@ -49,7 +49,7 @@ def make_plain(network: nn.Module, activation: str) -> dict[str, int]:
     return counts
 
 
-def _rows(module: Any, count: int, channels: int) -> Tensor:
+def between_rows(module: Any, count: int, channels: int) -> Tensor:
     """v_ij of ``dendrites_to_dendrites``, whose entry i is ``(i, C)`` and entry 0 is empty."""
     entries = module.dendrite_module.dendrites_to_dendrites
     rows = [entries[i].detach().reshape(i, channels) for i in range(1, count)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import re
 import shutil
@@ -33,15 +34,40 @@ def staged(root: str | Path) -> Iterator[Path]:
     try:
         folder.mkdir()
         yield folder
-        for file in _files(folder):
-            with file.open("rb+") as handle:
-                os.fsync(handle.fileno())
+        _sync(folder)
         folder.rename(root / _READY)
         finish(root)
     except OSError as error:
         msg = (
             f"Cannot write {root}: {error.strerror or error}. Free space or choose another folder."
         )
+        raise UserError(msg) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def new_folder(target: str | Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``target`` that becomes it on success, by one rename.
+
+    Raises:
+        UserError: when there is something at ``target``, the disk is full, the place not writable,
+            or another export at work.
+    """
+    target = Path(target)
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        msg = f"{target} exists: name a new folder, or remove this one."
+        raise UserError(msg)
+    folder = target.parent / f".{target.name}.export-{os.getpid()}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _clear_leftovers(target.parent, f".{target.name}.export-")
+        folder.mkdir()
+        yield folder
+        _sync(folder)
+        folder.rename(target)
+    except OSError as error:
+        msg = f"Cannot write {target}: {error.strerror or error}. Free space or choose another."
         raise UserError(msg) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -74,17 +100,23 @@ def interrupted(root: str | Path) -> bool:
     return (Path(root) / _READY).is_dir()
 
 
+def _sync(folder: Path) -> None:
+    for file in _files(folder):
+        with file.open("rb+") as handle:
+            os.fsync(handle.fileno())
+
+
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _clear_leftovers(root: Path) -> None:
-    for folder in root.glob(".export-*"):
-        number = re.fullmatch(r"\.export-(\d+)", folder.name)
+def _clear_leftovers(root: Path, prefix: str = ".export-") -> None:
+    for folder in root.glob(f"{glob.escape(prefix)}*"):
+        number = re.fullmatch(r"\d+", folder.name.removeprefix(prefix))
         if number is None:
             continue
-        if int(number[1]) != os.getpid() and _alive(int(number[1])):
-            msg = f"Another export (process {number[1]}) writes into {root}: wait for its end."
+        if int(number[0]) != os.getpid() and _alive(int(number[0])):
+            msg = f"Another export (process {number[0]}) writes into {root}: wait for its end."
             raise UserError(msg)
         shutil.rmtree(folder)
 

@@ -24,13 +24,16 @@ class Trained:
     """The best network of a run.
 
     ``network`` is in eval mode, with the tracker's own layers where it grew; call it inside
-    ``settings()``. ``best`` is the content of ``checkpoints/best.pt``.
+    ``settings()``. ``best`` is the content of ``checkpoints/best.pt``, ``definition`` the id under
+    which the bundle defines its network; ``from_overlay``: of someone else's bundle.
     """
 
     run: Path
     network: nn.Module
     base: dict[str, Any]
     best: dict[str, Any]
+    definition: str = "network_def"
+    from_overlay: bool = False
 
     @property
     def grown(self) -> bool:
@@ -93,17 +96,18 @@ def load_trained(run: str | Path) -> Trained:
         msg = f"{run / 'config.json'} is damaged ({type(error).__name__}). Train anew."
         raise UserError(msg) from None
     best = load_hashed(run / "checkpoints" / "best.pt")
-    base = base_spec(_definition(config))
+    definition = str(config.get("perforated_overlay", {}).get("network_def", "network_def"))
+    base = base_spec(_definition(config, definition))
     network = build_network({"format": 1, "base": base, "dendrites": {}})
     if best["growth"] is None:
         _load_plain(network, best["network"], run)
     else:
         _load_grown(network, best, run)
-    return Trained(run, network.eval(), base, best)
+    return Trained(run, network.eval(), base, best, definition, "perforated_overlay" in config)
 
 
-def _definition(config: dict[str, Any]) -> dict[str, Any]:
-    key = "base_network_def" if "base_network_def" in config else "network_def"
+def _definition(config: dict[str, Any], key: str) -> dict[str, Any]:
+    key = "base_network_def" if "base_network_def" in config else key
     # instantiate=False gives MONAI's own item, with references inside it resolved.
     item = ConfigParser(config).get_parsed_content(key, instantiate=False)
     definition = item.get_config() if hasattr(item, "get_config") else item

@@ -1,8 +1,9 @@
-"""Trained weights of a network: read from a file, loaded strictly, and known by a hash."""
+"""Weights of a network: read from a file, loaded strictly, written, and known by a hash."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -51,6 +52,13 @@ def load_start(network: nn.Module, file: str | Path) -> None:
     state = read_state(file)
     expect_fit(network.state_dict(), state, file)
     network.load_state_dict(state, strict=True)
+
+
+def tensor_bytes(state: Mapping[str, Tensor]) -> bytes:
+    """A flat state dict as ``torch.save`` writes it, every tensor with memory of its own."""
+    buffer = io.BytesIO()
+    torch.save({k: v.detach().contiguous().clone() for k, v in state.items()}, buffer)
+    return buffer.getvalue()
 
 
 def weights_hash(state: Mapping[str, Tensor]) -> str:

@@ -16,6 +16,7 @@ from monai.transforms import Activationsd, AsDiscreted, Compose, Invertd
 from monai.utils import ensure_tuple_rep
 from torch import nn
 
+from ..bundle_configs import find_config, read_config
 from ..errors import UserError
 from ..files import sha256
 from ..network import load_weights
@@ -131,7 +132,8 @@ def load_bundle(folder: str | Path, overlap: float | None = None) -> Bundle:
         UserError: for a missing or unusable file, key or weight.
     """
     folder = Path(folder)
-    config = _read(folder, "inference.json")
+    file = find_config(folder, "inference")
+    config = _read(folder, file.name if file is not None else "inference.json")
     metadata = _read(folder, "metadata.json")
     weights = folder / "models" / "model.pt"
     if not weights.is_file():
@@ -167,7 +169,8 @@ def load_bundle(folder: str | Path, overlap: float | None = None) -> Bundle:
 def _read(folder: Path, name: str) -> dict[str, Any]:
     path = folder / "configs" / name
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text) if path.suffix == ".json" else read_config(path)
     except OSError as error:
         msg = f"{folder} is no bundle: configs/{name} cannot be read ({error.strerror}). Name one."
         raise UserError(msg) from None
@@ -175,7 +178,7 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
         msg = f"{path} is not JSON: {error}. Restore it."
         raise UserError(msg) from None
     for key in ("preprocessing", "postprocessing", "inferer", "network_def"):
-        if name == "inference.json" and not found.get(key):
+        if name != "metadata.json" and not found.get(key):
             msg = f"{path} must have {key}. Take the file from the bundle's source, or export it."
             raise UserError(msg)
     return found
@@ -184,15 +187,20 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
 def _without_files(config: dict[str, Any], folder: Path) -> str:
     """Take LoadImaged and SaveImaged out of the configuration; the postfix of mask names."""
     first = _steps(config, "preprocessing", folder)
-    if not first or first[0].get("_target_", "").rpartition(".")[2] != "LoadImaged":
+    if not first or _class(first[0]) != "LoadImaged":
         msg = f"{folder}: preprocessing of inference.json must begin with LoadImaged."
         raise UserError(msg)
-    del first[0]
+    # Volumes come with their channels in front: the image alone would get another axis.
+    first[:] = [t for t in first[1:] if _class(t) != "EnsureChannelFirstd"]
     steps = _steps(config, "postprocessing", folder)
-    saving = [t for t in steps if t.get("_target_", "").rpartition(".")[2] == "SaveImaged"]
+    saving = [t for t in steps if _class(t) == "SaveImaged"]
     steps[:] = [t for t in steps if t not in saving]
     postfix = saving[0].get("output_postfix", "trans") if saving else "seg"
     return str(ConfigParser({**config, "_postfix": postfix}).get_parsed_content("_postfix"))
+
+
+def _class(transform: dict[str, Any]) -> str:
+    return str(transform.get("_target_", "")).rpartition(".")[2]
 
 
 def _steps(config: dict[str, Any], key: str, folder: Path) -> list[dict[str, Any]]:
