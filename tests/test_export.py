@@ -192,12 +192,14 @@ def test_formats(name: str, format_: str, grown, tmp_path: Path) -> None:
     fixed = spec["base"]["name"] in FIXED_SIZE
     source = Source(bundle_for(tmp_path, spec, plain, x), plain, tuple(x.shape[1:]), fixed)
     run = read_format(format_, write_format(format_, source), source)
-    other = (
-        x[:1] if fixed else torch.cat([x[:1]] * 3)[..., : x.size(-1) // 2].repeat_interleave(2, 2)
-    )
+    # Larger, not smaller: BasicUNet takes no fewer voxels than its four poolings leave one of.
+    other = x[:1] if fixed else torch.cat([x[:1]] * 3).repeat_interleave(2, 2)
+    # ONNX Runtime's float32 error in window attention is some five times torch's own, measured
+    # against float64 (1.6e-5 beside 3.2e-6), and instance norms of smooth volumes magnify both.
+    relative = 1e-4 if fixed and format_ == "onnx" else 1e-5
     for example in (x, other):
         expected = outputs(plain, example)
-        tolerance = 1e-5 * max(1.0, float(expected.abs().max()))
+        tolerance = relative * max(1.0, float(expected.abs().max()))
         torch.testing.assert_close(outputs(run, example), expected, rtol=0, atol=tolerance)
     if fixed:
         with pytest.raises(UserError, match=r"one window, 1×64×64.*roi_size"):
