@@ -35,7 +35,7 @@ def study(
     from .study import commands
 
     if action == "status":
-        return commands.status(str(file), str(results))
+        return commands.status(str(file), str(results), str(storage))
     if action != "run":
         msg = f"study takes run or status; got {action!r}."
         raise UserError(msg)

@@ -7,8 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-
 # In the order in which a seed's trials run: what others follow comes first.
 ARMS = ("dendrites", "dendrites_init", "base", "base_long", "wide", "wide_flops", "branch")
 # Arms that read what the arm `dendrites` of the same network, fold and seed did.
@@ -79,11 +77,7 @@ def arm_settings(arm: str, growth: dict[str, Any], leader: Leader | None) -> dic
         leader: what the dendritic trial did; needed by the arms of ``DEPENDENT``.
     """
     if arm in _DENDRITES:
-        return _handler(
-            "perforated_monai.study.settle.GrowAndSettle",
-            evaluator="@validate::evaluator",
-            config=growth_config(arm, growth),
-        )
+        return grow_settings(growth_config(arm, growth))
     if arm == "base" or leader is None:
         return {}
     if arm == "base_long":
@@ -98,6 +92,15 @@ def arm_settings(arm: str, growth: dict[str, Any], leader: Leader | None) -> dic
             settle_epochs=leader.settle_epochs,
         )
     return {}
+
+
+def grow_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """What makes a training grow dendrites and use its whole budget."""
+    return _handler(
+        "perforated_monai.study.settle.GrowAndSettle",
+        evaluator="@validate::evaluator",
+        config=config,
+    )
 
 
 class Leader:
@@ -127,10 +130,3 @@ class Leader:
 
 def _handler(target: str, **arguments: Any) -> dict[str, Any]:
     return {"+train::handlers": [{"_target_": target, **arguments}]}
-
-
-def refuse_unknown_arm(arm: str) -> None:
-    """Raise for anything that is no arm."""
-    if arm not in ARMS:
-        msg = f"arm must be one of {', '.join(ARMS)}; got {arm!r}."
-        raise UserError(msg)

@@ -63,11 +63,16 @@ def run(
     return 0 if done == len(trials) else 3 if done else 1
 
 
-def status(file: str, results_dir: str = "") -> int:
+def status(file: str, results_dir: str = "", storage: str = "") -> int:
     """Print where each trial stands."""
     study = load_study(file)
     places = places_of(study, "", results_dir, "", "")
     results.check(study, places.results)
+    if study.sweep:
+        from .sweep import open_sweep, summary
+
+        summary(study, open_sweep(study, places, storage))
+        return 0
     counts: dict[str, int] = {}
     for trial in trials_of(study):
         state = _status(places, trial)

@@ -20,6 +20,7 @@ from ..config import DendriteConfig
 from ..errors import UserError
 from ..manifest_schema import FOLDS
 from .arms import ARMS, DEPENDENT, networks_of
+from .sweep_space import check_sweep
 
 FORMAT = 1
 METRICS = ("dice", "hd95", "nsd")
@@ -43,7 +44,7 @@ class Study:
         metrics: of ``METRICS``; the first is dice and gives the verdict.
         settings: keys of the bundle's train.json with the values that all arms share.
         growth: settings of ``DendriteConfig`` that all growing arms share.
-        sweep: settings of a search, see ``sweep.py``.
+        sweep: number of trials and space of a search, see ``sweep_space.py``.
         title, note: for the report.
     """
 
@@ -150,6 +151,7 @@ def _check(study: Study) -> None:
             msg = f"{path}: {name} must be a mapping; got {getattr(study, name)!r}."
             raise UserError(msg)
     _check_settings(study, root)
+    check_sweep(path, study.sweep)
     DendriteConfig.from_dict(study.growth)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from . import results
 from .arms import ARMS, DEPENDENT, Leader
 from .energy import EnergyMeter
 from .file import Study
+from .process import last_line, start
 from .trial import Places, Trial, command, only_test, overlay
 
 _POLL_SECONDS = 0.2
@@ -192,23 +192,15 @@ class StudyRunner:
             file = run / "only_test.json"
             write_json(file, only_test(content))
         words = command(self.study, trial, self.places, file)
-        with (run / "log.txt").open("a") as log, self._mutex:
+        with self._mutex:
             if self._stop.is_set():
                 return 1, "stopped"
-            child = subprocess.Popen(
-                words, stdout=log, stderr=subprocess.STDOUT, env=self._environment()
-            )
+            child = start(words, run / "log.txt", self.workers)
             self._children[trial] = child
         code = child.wait()
         with self._mutex:
             del self._children[trial]
-        return code, _last_line(run / "log.txt", code)
-
-    def _environment(self) -> dict[str, str]:
-        threads = str(max(1, (os.cpu_count() or 1) // self.workers))
-        package = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(p for p in (package, os.environ.get("PYTHONPATH", "")) if p)
-        return {"OMP_NUM_THREADS": threads, **os.environ, "PYTHONPATH": path}
+        return code, last_line(run / "log.txt", code)
 
     def _fail(self, trial: Trial, reason: str) -> None:
         self._tried[trial] = reason
@@ -219,16 +211,6 @@ class StudyRunner:
 def _trained(run: Path) -> bool:
     history = run / "history.jsonl"
     return history.exists() and '"event": "complete"' in history.read_text()
-
-
-def _last_line(log: Path, code: int) -> str:
-    """The line that says why, from a log that ends with a traceback."""
-    lines = log.read_text(errors="replace").splitlines()
-    for line in reversed(lines):
-        text = line.strip()
-        if text and not text.startswith(("~", "^", "File ")):
-            return text[:300].replace(str(Path.cwd()), ".")
-    return f"exit code {code} without a word"
 
 
 def _summary(result: dict[str, Any]) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 
 from ..errors import UserError
 from ..manifest_schema import FOLDS
-from .arms import Leader, arm_settings, network_files, network_settings
+from .arms import Leader, arm_settings, grow_settings, network_files, network_settings
+from .choice import Choice
 from .file import Study
 from .wide import resolved_definition, wider_channels
 
@@ -61,14 +62,29 @@ class Places:
         return self.work / trial.id
 
 
-def overlay(study: Study, trial: Trial, places: Places, leader: Leader | None) -> dict[str, Any]:
+def overlay(
+    study: Study,
+    trial: Trial,
+    places: Places,
+    leader: Leader | None,
+    found: Choice | None = None,
+) -> dict[str, Any]:
     """The configuration that a trial lays over the bundle's own; it is written beside the result.
 
     Training leaves the validation part of fold k out altogether; growth, stopping and the choice
     of the checkpoint see the validation part of fold (k + 1) mod 5. The same process then scores
     the best network on the validation part of fold k.
+
+    Args:
+        study: the study.
+        trial: one of its trials, or of its sweep.
+        places: where it runs.
+        leader: what the dendritic trial did, for arms that follow it.
+        found: what a sweep has chosen for this trial, instead of an arm.
     """
     settings = {**study.settings, **network_settings(trial.network)}
+    if found is not None:
+        settings |= found.settings
     content: dict[str, Any] = {
         "_desc_": f"{study.name}: {trial.id}",
         "seed": trial.seed,
@@ -87,7 +103,11 @@ def overlay(study: Study, trial: Trial, places: Places, leader: Leader | None) -
     }
     if trial.arm in ("wide", "wide_flops") and leader is not None:
         content["base_network_def::channels"] = _channels(study, trial, settings, leader)
-    for added in (arm_settings(trial.arm, study.growth, leader), places.extra):
+    if found is None:
+        arm = arm_settings(trial.arm, study.growth, leader)
+    else:
+        arm = grow_settings(found.growth) if found.growth is not None else {}
+    for added in (arm, places.extra):
         for key, value in added.items():
             content[key] = [*content.get(key, []), *value] if key.startswith("+") else value
     return content
