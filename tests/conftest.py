@@ -57,6 +57,14 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def phantom_study(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> object:
+    """The committed phantom study after its run, see ``study_runs``."""
+    from study_runs import run_phantom_study
+
+    return run_phantom_study(phantoms, tmp_path_factory.mktemp("study"))
+
+
 @pytest.fixture
 def tiny_unet() -> Callable[..., nn.Module]:
     """``tiny_unet(dims=3, **changes)``: a UNet of two levels, 1 channel in, 3 out, from seed 0."""

@@ -99,6 +99,20 @@ def test_settings_of_speed_may_change(key: str, value: object, tmp_path: Path) -
     refuse_other_config(written(tmp_path, CONFIG), changed(key, value))
 
 
+def test_a_run_may_move_with_its_data(tmp_path: Path) -> None:
+    manifest = tmp_path / "here.json"
+    manifest.write_text("{}")
+    here = CONFIG | {"output_dir": "/a/run", "dataset_dir": "/a/data", "manifest": str(manifest)}
+    file = written(tmp_path, here)
+    manifest.rename(tmp_path / "there.json")
+    places = {"output_dir": "/b/run", "dataset_dir": "/b/data", "bundle_root": "/b/bundle"}
+    there = here | places | {"manifest": str(tmp_path / "there.json")}
+    refuse_other_config(file, there)
+    (tmp_path / "there.json").write_text('{"other": 1}')
+    with pytest.raises(UserError, match="dataset_dir"):
+        refuse_other_config(file, there)
+
+
 @pytest.mark.parametrize(
     "key, value",
     [

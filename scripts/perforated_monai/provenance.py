@@ -26,6 +26,12 @@ _SPEED_ONLY = {
 }
 
 
+# Where things lie: another machine has them elsewhere, and a run folder may be moved. Where the
+# manifest is known, its hash says whether the data are the same.
+_PLACES = {"output_dir", "bundle_root"}
+_DATA_PLACES = {"dataset_dir", "manifest"}
+
+
 @dataclass(frozen=True)
 class Provenance:
     """What a run was made from."""
@@ -63,10 +69,13 @@ def refuse_other_config(file: Path, config: dict[str, Any]) -> None:
     """
     if not file.exists() or not config:
         return
-    before = _flat(json.loads(file.read_text())["config"])
-    now = _flat(_plain(config))
+    written = json.loads(file.read_text())
+    before, now = _flat(written["config"]), _flat(_plain(config))
+    may_differ, manifest = set(_PLACES), _manifest(config)
+    if manifest is not None and sha256(manifest) == written.get("manifest_sha256"):
+        may_differ |= _DATA_PLACES
     keys = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
-    keys = [k for k in keys if k.split("::")[-1] not in _SPEED_ONLY]
+    keys = [k for k in keys if k not in may_differ and k.split("::")[-1] not in _SPEED_ONLY]
     if keys:
         shown = "; ".join(f"{k}: {before.get(k)!r} then, {now.get(k)!r} now" for k in keys[:3])
         msg = (

@@ -76,6 +76,7 @@ BAD = {
     "bundle": ({"bundle": "other"}, "bundle must be the folder that holds studies"),
     "no leader": ({"arms": ["base", "wide"]}, "arm wide follows the arm dendrites"),
     "growth": ({"growth": {"patients": 3}}, "'patients' is no dendrite setting.*patience"),
+    "growth of an arm": ({"growth": {"activation": "relu"}}, "growth cannot hold activation"),
     "setting": ({"settings": {"learning_rat": 1}}, "learning_rat is no key.*learning_rate"),
     "inner": ({"settings": {"train::trainer::max_epoch": 1}}, "max_epoch is no key"),
     "owned": ({"settings": {"epochs": 3}}, "the study sets it"),

@@ -126,3 +126,17 @@ def test_report_in_a_browser(phantom_study: Done, tmp_path: Path) -> None:
     picture = Image.open(shot).convert("L")
     assert picture.size == (1150, 5000)
     assert len(picture.getcolors(256) or []) > 50, "an empty page"
+
+
+@pytest.mark.slow
+def test_a_budget_of_minutes_ends_cleanly_and_goes_on(phantoms: Path, tmp_path: Path) -> None:
+    file = BUNDLE / "studies" / "phantom.yaml"
+    options = {"results_dir": str(tmp_path / "r"), "manifest": str(phantoms / "manifest.json")}
+    code = commands.run(str(file), str(phantoms), budget_minutes=0.2, **options)
+    assert code in (1, 3)
+    # What is left of the machine is the results folder: work lies in it.
+    (tmp_path / "r").rename(tmp_path / "moved")
+    options["results_dir"] = str(tmp_path / "moved")
+    assert commands.run(str(file), str(phantoms), **options) == 0
+    results = sorted((tmp_path / "moved").glob("*/result.json"))
+    assert [json.loads(f.read_text())["epochs"] for f in results] == [6] * 4

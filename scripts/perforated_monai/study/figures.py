@@ -27,7 +27,7 @@ STYLES: dict[str, tuple[str, str, Any]] = {
     "dendrites_init": ("#e69f00", "P", (0, (4, 1.5))),
 }
 _OUTLINE = {"true": ("-", 1.4), "predicted": ((0, (2, 1.2)), 2.4)}
-_CLASS_COLORS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7")
+_CLASS_COLORS = ("#0072b2", "#e69f00", "#000000", "#cc79a7")  # apart in grey, too
 
 
 def dice_against_cost(data: Collected, network: str, metric: str) -> Figure:

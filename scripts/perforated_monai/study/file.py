@@ -114,6 +114,7 @@ def load_study(file: str | Path) -> Study:
     return study
 
 
+_OWNED = ("activation", "initialisation", "scale", "freeze_base")
 _WITHOUT_DEFAULT = ["format", "bundle", "networks", "arms", "seeds", "folds", "budget", "metrics"]
 
 
@@ -152,6 +153,10 @@ def _check(study: Study) -> None:
             raise UserError(msg)
     _check_settings(study, root)
     check_sweep(path, study.sweep)
+    owned = [k for k in study.growth if k in _OWNED and not (study.sweep and k != "freeze_base")]
+    if owned:
+        msg = f"{path}: growth cannot hold {owned[0]}: the arms set it. Take it out."
+        raise UserError(msg)
     DendriteConfig.from_dict(study.growth)
 
 
