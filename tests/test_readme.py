@@ -3,40 +3,59 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from harness import SMALL
 from perforated_monai.__main__ import COMMANDS
 from perforated_monai.cli_config import check_overrides
+from perforated_monai.phantom import make_phantoms
+from perforated_monai.prepare import write_manifest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("bundles/*/docs/README.md"))]
-VARIABLES = {"B": "bundles/hippocampus_mri_dendritic", "DATA": "../shared/data/Task04_Hippocampus"}
+KINDS = {"hippocampus_mri_dendritic": "hippocampus", "brain_tumor_mri_dendritic": "tumour"}
 
 
-def commands(page: Path) -> list[list[str]]:
-    """Commands of a page's ``bash`` blocks, variables filled in, comments left out."""
-    found = []
+def commands(page: Path, **replaced: str) -> list[list[str]]:
+    """Commands of a page's ``bash`` blocks, its variables filled in, comments left out.
+
+    ``replaced`` are variables that get another value than the page gives them.
+    """
+    found, variables = [], {}
     for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.S):
         for line in block.replace("\\\n", " ").splitlines():
-            for name, value in VARIABLES.items():
+            for name, value in variables.items():
                 line = re.sub(rf"\${name}\b", value, line)
             words = shlex.split(line, comments=True)
-            if words:
+            if len(words) == 1 and (given := re.fullmatch(r"([A-Z]+)=(.+)", words[0])):
+                variables[given[1]] = replaced.get(given[1], given[2])
+            elif words:
                 found.append(words)
     return found
 
 
 ALL = [(page, words) for page in PAGES for words in commands(page)]
-RUNS = [words for _, words in ALL if words[:4] == ["python", "-m", "monai.bundle", "run"]]
+RUN = ["-m", "monai.bundle", "run"]
+RUNS = [words for _, words in ALL if words[:4] == ["python", *RUN]]
 OURS = [words for _, words in ALL if words[:3] == ["python", "-m", "perforated_monai"]]
 TRAININGS = [
     w for w in RUNS if "--output_dir" in w and w[-1].startswith(("runs/full", "runs/comp"))
 ]
+
+
+def override_of(words: list[str]) -> list[str]:
+    """What makes a command of a bundle's page small: data, epochs and crops."""
+    small = ["--epochs", "1", "--roi_size", str(SMALL["roi_size"])]
+    config = words[words.index("--config_file") + 1]
+    if "inference" in config:
+        return []
+    return ["--val_roi_size", "@roi_size", *small[2:]] if "evaluate" in config else small
 
 
 def test_there_are_commands() -> None:
@@ -82,6 +101,38 @@ def test_training_commands_run_as_printed(words: list[str], phantoms: Path, tmp_
     done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "done: best Dice" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.parts[-3])
+def test_every_command_of_a_bundles_page_runs_in_order(
+    page: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """In a folder with a copy of the bundle; phantoms for the data, one epoch, small crops."""
+    bundle, folder = page.parents[1], tmp_path_factory.mktemp("page")
+    shutil.copytree(bundle, folder / "bundles" / bundle.name)
+    data = make_phantoms(folder / "data", cases=10, kind=KINDS[bundle.name])
+    write_manifest(data, data / "manifest.json", "phantom")
+    printed = commands(page, DATA="data")
+    assert len(printed) >= 5
+    for words in printed:
+        program = [sys.executable, *words[1:]]
+        if words[0] == "torchrun":
+            program = [sys.executable, "-m", "torch.distributed.run", *words[1:]]
+            program += ["--backend", "gloo"]
+        if RUN[1] in words:
+            program += override_of(words)
+            if "inference" not in str(words) and "--manifest" not in words:
+                program += ["--manifest", "data/manifest.json"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(program, cwd=folder, capture_output=True, text=True, env=environment)
+        if "inference_trt" in str(words) and not torch.cuda.is_available():
+            assert done.returncode == 1
+            assert "needs an NVIDIA GPU" in done.stderr.strip().splitlines()[-1]
+        else:
+            assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr[-2000:]}"
+    assert not (folder / "configs").exists()
 
 
 def test_four_trainings_are_printed() -> None:

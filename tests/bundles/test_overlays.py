@@ -1,0 +1,139 @@
+"""Overlays on evaluation and inference: several processes, TensorRT, and what the check reads."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from monai.bundle import ConfigWorkflow
+
+from harness import refused
+from perforated_monai import UserError
+from perforated_monai.audit.bundle import check_bundle
+from perforated_monai.files import hash_of
+from perforated_monai.phantom import make_phantoms
+from perforated_monai.prepare import write_manifest
+from perforated_monai.trt import PACKAGES, trt_network
+from test_distributed import on_ranks
+
+ROOT = Path(__file__).resolve().parents[2]
+KINDS = {"hippocampus_mri_dendritic": "hippocampus", "brain_tumor_mri_dendritic": "tumour"}
+BUNDLES = sorted(folder for folder in (ROOT / "bundles").iterdir() if folder.is_dir())
+EVALUATION = ("train.json", "evaluate.json")
+each_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda folder: folder.name)
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Five labelled phantoms of each kind, with a manifest."""
+    found = {}
+    for name, kind in KINDS.items():
+        data = tmp_path_factory.mktemp(name) / "data"
+        shape = (24, 24, 24) if kind == "tumour" else None
+        make_phantoms(data, cases=5, kind=kind, shape=shape)
+        write_manifest(data, data / "manifest.json", "phantom", test=False)
+        found[name] = data
+    return found
+
+
+def workflow(bundle: Path, data: Path, out: Path, *names: str, **changes: object) -> ConfigWorkflow:
+    made = ConfigWorkflow(
+        config_file=[str(bundle / "configs" / name) for name in names],
+        workflow_type="infer" if "inference.json" in names else "train",
+        logging_file=False,
+        bundle_root=str(bundle),
+        dataset_dir=str(data),
+        output_dir=str(out),
+        **changes,
+    )
+    made.initialize()
+    return made
+
+
+def evaluate(bundle: Path, data: Path, out: Path, *overlays: str, **changes: object) -> None:
+    changes = {"part": "all", "manifest": str(data / "manifest.json")} | changes
+    if not overlays:
+        changes["device"] = "$torch.device('cpu')"
+    made = workflow(bundle, data, out, *EVALUATION, *overlays, **changes)
+    made.run()
+    made.finalize()
+
+
+@each_bundle
+def test_two_processes_write_the_table_of_one(
+    bundle: Path, datasets: dict[str, Path], tmp_path: Path
+) -> None:
+    data, one, two = datasets[bundle.name], tmp_path / "one", tmp_path / "two"
+    evaluate(bundle, data, one)
+
+    def work(rank: int) -> None:
+        out = two if rank == 0 else two / "rank1"
+        settings = {"backend": "gloo", "process_group_timeout": 120}
+        evaluate(bundle, data, out, "multi_gpu_evaluate.yaml", **settings)
+
+    assert on_ranks(work) == [0, 0]
+    for name in ("cases.csv", "cases.json"):
+        assert (two / name).read_bytes() == (one / name).read_bytes()
+    assert list((two / "rank1").iterdir()) == []
+    rows = list(csv.DictReader((one / "cases.csv").open()))
+    assert [row["case"] for row in rows] == [*(f"phantom_{k:03d}" for k in range(5)), "mean"]
+    about = json.loads((one / "cases.json").read_text())
+    assert (about["cases"], about["part"], about["fold"]) == (5, "all", 0)
+    assert about["model_sha256"] == hash_of(bundle / "models" / "model.pt")
+    assert about["manifest_sha256"] == hash_of(data / "manifest.json")
+    assert str(tmp_path) not in (one / "cases.json").read_text()
+
+
+def test_several_processes_without_torchrun_are_refused(datasets, tmp_path) -> None:
+    bundle = BUNDLES[0]
+    with refused("needs torchrun"):
+        evaluate(bundle, datasets[bundle.name], tmp_path / "out", "multi_gpu_evaluate.yaml")
+
+
+@each_bundle
+def test_tensorrt_says_what_is_missing(bundle: Path, datasets, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU: the engine may be built here")
+    made = workflow(
+        *(bundle, datasets[bundle.name] / "imagesTr", tmp_path / "out"),
+        *("inference.json", "inference_trt.yaml"),
+    )
+    with refused("inference_trt.yaml needs an NVIDIA GPU"):
+        made.run()
+    assert not (tmp_path / "out").exists()
+
+
+def test_tensorrt_refuses_a_precision_it_does_not_have(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="fp32, tf32, fp16, bf16; got 'int8'"):
+        trt_network(torch.nn.Identity(), tmp_path / "model.pt", tmp_path, 4, "int8")
+    assert "tensorrt" in PACKAGES
+
+
+@each_bundle
+@pytest.mark.parametrize(
+    ("overlay", "old", "new"),
+    [
+        ("inference_trt", "evaluator::amp", "evaluator::ampp"),
+        ("inference_trt", "@sw_batch_size", "@sw_batchsize"),
+        ("multi_gpu_evaluate", "validate::dataloader::", "validate::dataloadr::"),
+        ("multi_gpu_evaluate", "@process_group_timeout", "@process_timeout"),
+        ("multi_gpu_train", "train::dataloader::sampler::rank", "train::dataloader::sampler::rnk"),
+    ],
+)
+def test_the_check_reads_an_overlay_on_what_it_is_merged_on(
+    bundle: Path, overlay: str, old: str, new: str, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(bundle, tmp_path / bundle.name))
+    file = copy / "configs" / f"{overlay}.yaml"
+    assert file.name not in "".join(f.text() for f in check_bundle(copy))
+    text = file.read_text()
+    changed = text.replace(old, new)
+    assert changed != text and yaml.safe_load(changed)
+    file.write_text(changed)
+    said = [f.text() for f in check_bundle(copy) if file.name in f.text()]
+    assert said and any(new.lstrip("@") in line for line in said)
