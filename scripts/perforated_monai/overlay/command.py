@@ -16,7 +16,13 @@ from ..inject import find_layers
 from ..network import base_spec, build_network, count_parameters
 from .find import Given, Parts, find_parts
 from .redirect import find_redirects, log_files
-from .refuse import loads_weights, notes_on, refuse_what_cannot_grow
+from .refuse import (
+    compiled_engines,
+    loads_weights,
+    notes_on,
+    refuse_a_wrapped_network,
+    refuse_what_cannot_grow,
+)
 from .source import TrainConfig, read_train_config, reference
 from .text import Content, overlay_text
 
@@ -51,8 +57,9 @@ def make_overlay(bundle: str | Path, choices: Choices | None = None) -> str:
     choices = choices or Choices()
     folder = Path(bundle)
     config = read_train_config(folder, choices.config)
+    refuse_what_cannot_grow(config)
     parts = find_parts(config, choices.given)
-    refuse_what_cannot_grow(config, parts)
+    refuse_a_wrapped_network(config, parts)
     start, note = _start(folder, config, choices)
     content = Content(
         name=folder.resolve().name,
@@ -68,6 +75,7 @@ def make_overlay(bundle: str | Path, choices: Choices | None = None) -> str:
         freeze_base=choices.freeze_base,
         cost=_cost(config, parts, choices),
         notes=notes_on(config, parts),
+        compiled=compiled_engines(config, parts),
     )
     text = overlay_text(content, parts, find_redirects(config))
     _verify(text, config, parts)

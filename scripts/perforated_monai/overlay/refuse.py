@@ -13,8 +13,8 @@ _OURS = ("RunHandler", "DendriteHandler", "build_network")
 _OWN_KEYS = ("dendrites", "base_weights", "run_seed", "perforated_overlay")
 
 
-def refuse_what_cannot_grow(config: TrainConfig, parts: Parts) -> None:
-    """Raise for the first part of a config that growth would break.
+def refuse_what_cannot_grow(config: TrainConfig) -> None:
+    """Raise for the first component of a config that growth would break.
 
     Raises:
         UserError: naming the id and what can be done.
@@ -32,20 +32,34 @@ def refuse_what_cannot_grow(config: TrainConfig, parts: Parts) -> None:
                 f"would not grow with it. Train a copy of {config.file.name} without it."
             )
             raise UserError(msg)
-    for identifier in _behind(config, parts.network):
-        found = config.component(identifier)
-        name = found.name if found else str(config.get(identifier))
-        wrapper = next((w for w in (*_WRAPPERS, "torch.compile") if w in name), None)
-        if wrapper is not None:
-            msg = (
-                f"{identifier} wraps the network in {wrapper}, and a wrapped network cannot change "
-                "its layers. Give a config for one process without it."
-            )
-            raise UserError(msg)
+        if component.name in _WRAPPERS:
+            raise _wrapped(component.id, component.name)
     for key in _OWN_KEYS:
         if key in config:
             msg = f"{config.file} has a key {key!r}, which the overlay needs: rename it."
             raise UserError(msg)
+
+
+def refuse_a_wrapped_network(config: TrainConfig, parts: Parts) -> None:
+    """Raise where an expression behind the network wraps it."""
+    for identifier in _behind(config, parts.network):
+        value = str(config.get(identifier))
+        wrapper = next((w for w in (*_WRAPPERS, "torch.compile") if w in value), None)
+        if config.component(identifier) is None and wrapper is not None:
+            raise _wrapped(identifier, wrapper)
+
+
+def compiled_engines(config: TrainConfig, parts: Parts) -> list[str]:
+    """Ids of ``compile`` arguments that are on: a compiled network cannot change its layers."""
+    engines = [config.component(parts.trainer), config.component(config.follow(parts.evaluator))]
+    return [f"{e.id}::compile" for e in engines if e is not None and e.arguments.get("compile")]
+
+
+def _wrapped(identifier: str, wrapper: str) -> UserError:
+    return UserError(
+        f"{identifier} wraps the network in {wrapper}, and a wrapped network cannot change its "
+        "layers. Give a config for one process without it."
+    )
 
 
 def notes_on(config: TrainConfig, parts: Parts) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ class Content:
         layer_types, layer_names, freeze_base: knobs.
         cost: what one set adds, for the comment.
         notes: sentences for the head.
+        compiled: ids of ``compile`` to switch off.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Content:
     freeze_base: bool
     cost: str
     notes: Sequence[str]
+    compiled: Sequence[str]
 
 
 def overlay_text(content: Content, parts: Parts, redirects: Sequence[Redirect]) -> str:
@@ -62,11 +66,11 @@ def overlay_text(content: Content, parts: Parts, redirects: Sequence[Redirect]) 
 
 def _head(content: Content, parts: Parts) -> str:
     run = "run" if parts.run == "run" else f"run {parts.run}"
-    out = f"runs/{content.name}"
+    out, bundle = shlex.quote(f"runs/{content.name}"), shlex.quote(content.bundle)
     files = f"\"['{content.config_file}','dendrites.yaml']\""
     command = [
         f"python -m monai.bundle {run} --config_file {files}",
-        f"--bundle_root {content.bundle} --output_dir {out}",
+        f"--bundle_root {bundle} --output_dir {out}",
     ]
     if content.log_files:
         command[-1] += " --logging_file False"
@@ -85,9 +89,10 @@ def _head(content: Content, parts: Parts) -> str:
         *content.notes,
     ]
     commented = [line for text in lines for line in _comment(text)]
-    export = f"python -m perforated_monai export {out} --bundle {content.bundle}"
-    export += f" --out {content.name}_dendritic"
-    commands = [f"#   {command[0]} \\", f"#     {command[1]}", f"#   {export}"]
+    export = f"python -m perforated_monai export {out} --bundle {bundle}"
+    export += f" --out {shlex.quote(f'{content.name}_dendritic')}"
+    shown = [_one_line(line) for line in (*command, export)]
+    commands = [f"#   {shown[0]} \\", f"#     {shown[1]}", f"#   {shown[2]}"]
     first = len(_comment(lines[0]))
     return "\n".join([*commented[:first], *commands, *commented[first:]])
 
@@ -134,29 +139,30 @@ def _moves(content: Content, redirects: Sequence[Redirect]) -> str:
         f"output_dir: {_scalar(f'runs/{content.name}')}",
     ]
     for redirect in redirects:
-        lines.append(f"{redirect.id}: {_scalar(redirect.text)}  # was {_one_line(redirect.was)}")
+        was = _one_line(redirect.was)
+        lines.append(f"{_key(redirect.id)}: {_scalar(redirect.text)}  # was {was}")
     return "\n".join(lines)
 
 
 def _handlers(content: Content, parts: Parts) -> str:
     validation = [
         "- _target_: ValidationHandler",
-        f'  validator: "@{parts.evaluator}"',
+        f"  validator: {_scalar(f'@{parts.evaluator}')}",
         "  interval: 1",
         "  epoch_level: true",
     ]
     ours = [
         "- _target_: perforated_monai.RunHandler",
         '  output_dir: "@output_dir"',
-        f'  evaluator: "@{parts.evaluator}"',
-        f'  network: "@{parts.network}"',
-        f'  optimizer: "@{parts.optimizer}"',
+        f"  evaluator: {_scalar(f'@{parts.evaluator}')}",
+        f"  network: {_scalar(f'@{parts.network}')}",
+        f"  optimizer: {_scalar(f'@{parts.optimizer}')}",
         f"  lr_scheduler: {_scalar(f'@{parts.scheduler}' if parts.scheduler else None)}",
         '  seed: "@run_seed"',
         '  start_weights: "@base_weights"',
         f"  metric: {_scalar(parts.metric)}",
         "- _target_: perforated_monai.DendriteHandler",
-        f'  evaluator: "@{parts.evaluator}"',
+        f"  evaluator: {_scalar(f'@{parts.evaluator}')}",
         '  config: "@dendrites"',
     ]
     entries = ours if parts.interval is not None else [*validation, *ours]
@@ -167,13 +173,15 @@ def _handlers(content: Content, parts: Parts) -> str:
         *_longer(content, "imports", "$import perforated_monai"),
         *_longer(content, "initialize", f"{_WATCH}(@bundle_root, @output_dir)"),
         *_longer(content, "finalize", "$perforated_monai.bundle_unchanged()"),
-        f"+{parts.handlers}:" if parts.handlers else "dendrite_handlers:",
+        f"{_key(f'+{parts.handlers}')}:" if parts.handlers else "dendrite_handlers:",
         *(f"  {line}" for line in entries),
     ]
+    for identifier in content.compiled:
+        lines.append(f"{_key(identifier)}: false  # a compiled network cannot change its layers")
     if not parts.handlers:
         own = parts.handlers_text
         joined = f"$[*({own}), *@dendrite_handlers]" if own else "@dendrite_handlers"
-        lines.append(f"{parts.trainer}::train_handlers: {_scalar(joined)}")
+        lines.append(f"{_key(f'{parts.trainer}::train_handlers')}: {_scalar(joined)}")
     return "\n".join(lines)
 
 
@@ -199,6 +207,10 @@ def _comment(text: str) -> list[str]:
 def _one_line(text: str) -> str:
     """No text of the bundle may end a comment's line."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+
+
+def _key(identifier: str) -> str:
+    return identifier if re.fullmatch(r"[+\w:]+", identifier) else json.dumps(identifier)
 
 
 def _scalar(value: Any) -> str:
