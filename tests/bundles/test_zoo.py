@@ -98,7 +98,7 @@ def test_no_file_is_larger_than_the_zoo_takes(bundle):
 
 @each_bundle
 def test_metadata_follows_the_schema(bundle, tmp_path):
-    _verify_metadata(bundle / "configs/metadata.json", tmp_path)
+    check_metadata(bundle / "configs/metadata.json", tmp_path)
 
 
 @each_bundle
@@ -108,7 +108,7 @@ def test_schema_refuses_metadata_with_any_required_key_missing(bundle, tmp_path)
         partial = tmp_path / "metadata.json"
         partial.write_text(json.dumps({k: v for k, v in whole.items() if k != key}))
         with pytest.raises(ValueError, match=key):
-            _verify_metadata(partial, tmp_path)
+            check_metadata(partial, tmp_path)
 
 
 @each_bundle
@@ -204,7 +204,7 @@ def test_onnx_export_gives_the_network(bundle, tmp_path, monkeypatch):
     torch.testing.assert_close(torch.from_numpy(output), expected, rtol=0, atol=1e-4)
 
 
-def _verify_metadata(file: Path, folder: Path) -> None:
+def check_metadata(file: Path, folder: Path) -> None:
     """MONAI's own check; a schema file that is already there is not downloaded."""
     shutil.copy(SCHEMA, folder / "schema.json")
     verify_metadata(meta_file=str(file), filepath=str(folder / "schema.json"))

@@ -80,9 +80,6 @@ def _whole(folder: str | Path) -> Bundle:
         more = f" ({len(errors) - 1} more: run check)" if len(errors) > 1 else ""
         msg = f"{errors[0].text(bundle.root)}{more}"
         raise UserError(msg)
-    if not isinstance(bundle.metadata.get("changelog"), dict):
-        msg = f"{bundle.root / METADATA} must describe its version in a changelog; got none."
-        raise UserError(f"{msg} Add one line on it.")
     return bundle
 
 

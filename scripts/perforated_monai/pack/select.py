@@ -20,6 +20,7 @@ FOLDERS = {
     "scripts": (".py",),
     "studies": (".yaml", ".yml"),
 }
+_FLAT = ("models", "studies")  # in folders of these lie checkpoints and results
 TOP = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "README.md")
 # What export makes from model.pt; packed when asked for.
 FORMATS = {
@@ -91,7 +92,7 @@ def _is_taken(root: Path, path: Path, formats: list[str], texts: str) -> bool:
     if len(parts) == 1:
         return parts[0] in (FOLDERS if path.is_dir() else (*TOP, *LARGE_FILE_LISTS))
     if path.is_dir():
-        return parts[0] != "models"
+        return parts[0] not in _FLAT
     if parts[0] == "models" and path.suffix != ".json":
         by_config = path.suffix == ".pt" and path.name in texts
         return path.name in (*WEIGHTS, *formats) or by_config
