@@ -67,7 +67,8 @@ def status(file: str, results_dir: str = "", storage: str = "") -> int:
     """Print where each trial stands."""
     study = load_study(file)
     places = places_of(study, "", results_dir, "", "")
-    results.check(study, places.results)
+    if results.claimed(places.results):
+        results.check(study, places.results)
     if study.sweep:
         from .sweep import open_sweep, summary
 
@@ -111,10 +112,9 @@ def report(file: str, results_dir: str = "", work: str = "", images: bool = Fals
 
     study = load_study(file)
     places = places_of(study, "", results_dir, work, "")
-    if places.results.exists():
+    if results.claimed(places.results):
         results.check(study, places.results)
-    else:
-        places.results.mkdir(parents=True)
+    places.results.mkdir(parents=True, exist_ok=True)
     html, markdown = write_report(study, places, images)
     print(f"{html} and {markdown.name}")
     return 0

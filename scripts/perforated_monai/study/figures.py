@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -30,8 +31,11 @@ _OUTLINE = {"true": ("-", 1.4), "predicted": ((0, (2, 1.2)), 2.4)}
 _CLASS_COLORS = ("#0072b2", "#e69f00", "#000000", "#cc79a7")  # apart in grey, too
 
 
-def dice_against_cost(data: Collected, network: str, metric: str) -> Figure:
-    """Mean test score of every arm against parameters and FLOPs: each seed, and their mean."""
+def score_against_cost(data: Collected, networks: Sequence[str], metric: str) -> Figure:
+    """Mean test score of every arm against parameters and FLOPs: each seed, and their mean.
+
+    Several networks (a width ladder) are joined by a line an arm, on a logarithmic axis.
+    """
     figure = _figure(9, 3.8)
     for axes, (key, label) in zip(
         figure.subplots(1, 2, sharey=True),
@@ -39,16 +43,28 @@ def dice_against_cost(data: Collected, network: str, metric: str) -> Figure:
         strict=True,
     ):
         for arm in data.study.arms:
-            cell, (color, marker, _) = data.cells[network, arm], STYLES[arm]
-            if not cell.results:
-                continue
-            x = cell.values(key)
-            y = [_score(data, r, metric) for r in cell.results.values()]
-            axes.plot(x, y, marker, color=color, markersize=4, alpha=0.45, markeredgewidth=0)
-            axes.plot(
-                np.mean(x), np.mean(y), marker, color=color, markersize=11, label=arm, zorder=3
-            )
+            color, marker, style = STYLES[arm]
+            means = []
+            for cell in (data.cells[n, arm] for n in networks if data.cells[n, arm].results):
+                x = cell.values(key)
+                y = [_score(data, r, metric) for r in cell.results.values()]
+                axes.plot(x, y, marker, color=color, markersize=4, alpha=0.45, markeredgewidth=0)
+                means.append((float(np.mean(x)), float(np.mean(y))))
+            if means:
+                means.sort()
+                axes.plot(
+                    *zip(*means, strict=True),
+                    marker=marker,
+                    color=color,
+                    linestyle=style,
+                    linewidth=1.2,
+                    markersize=11,
+                    label=arm,
+                    zorder=3,
+                )
         axes.set_xlabel(label)
+        if len(networks) > 1:
+            axes.set_xscale("log")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         _plain(axes)
     figure.axes[0].set_ylabel(f"test {NAMES[metric]}, mean of classes")

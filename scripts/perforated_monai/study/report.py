@@ -14,10 +14,12 @@ from markupsafe import Markup
 from ..files import write_text
 from . import figures
 from .arms import WHAT
-from .collect import CONTROLS, GROWING, Cell, Collected
+from .collect import CONTROLS, GROWING, Collected
 from .file import Study
+from .markdown import markdown as as_markdown
 from .runner import trials_of
-from .statistics import FEWEST_SEEDS, Comparison, Interval
+from .statistics import FEWEST_SEEDS, Comparison
+from .tables import DIFFERENCES, NONE, arm_row, difference_row, header, points
 from .trial import Places
 
 _BESIDE = {
@@ -27,7 +29,6 @@ _BESIDE = {
     "base_long": "the plain network with the same restarts",
     "base": "the plain network",
 }
-_NONE = "not measured"
 
 
 @dataclass
@@ -58,13 +59,14 @@ def write_report(study: Study, places: Places, images: bool = False) -> tuple[Pa
     values = {
         "study": study,
         "blocks": blocks,
-        "header": _header(data),
-        "difference_header": _DIFFERENCES,
+        "header": header(data),
+        "difference_header": DIFFERENCES,
         "names": figures.NAMES,
         "facts": _facts(data),
         "what": [(arm, WHAT[arm]) for arm in study.arms],
         "source": study.file.read_text(encoding="utf-8"),
         "method": _METHOD,
+        "ladder": _ladder(data),
         "sweep": _sweep(data),
     }
     folder = Path(__file__).parent
@@ -78,7 +80,7 @@ def write_report(study: Study, places: Places, images: bool = False) -> tuple[Pa
     page = environment.get_template("report.html").render(**values)
     html, markdown = places.results / "report.html", places.results / "report.md"
     write_text(html, page)
-    write_text(markdown, _markdown(values))
+    write_text(markdown, as_markdown(values))
     return html, markdown
 
 
@@ -93,11 +95,11 @@ def _block(data: Collected, network: str, images: bool) -> Block:
     for arm in (a for a in GROWING if a in study.arms and controls):
         lines = [_verdict(arm, c, found.get((arm, c)), verdict_metric) for c in controls]
         block.verdicts.append((arm, lines))
-    block.arms = [_row(data, data.cells[network, arm]) for arm in study.arms]
+    block.arms = [arm_row(data, data.cells[network, arm]) for arm in study.arms]
     for metric in study.metrics:
         rows = data.comparisons(network, metric)
         block.differences[metric] = [
-            _difference(pair, c, metric, metric == verdict_metric) for pair, c in rows.items()
+            difference_row(pair, c, metric, metric == verdict_metric) for pair, c in rows.items()
         ]
     block.notes = list(_notes(data, network))
     if any(data.cells[network, arm].results for arm in study.arms):
@@ -110,14 +112,14 @@ def _verdict(
 ) -> tuple[str, str, str]:
     against = f"{arm} against {_BESIDE[control]} ({control})"
     if comparison is None:
-        return against, _NONE, "no seed is done in both arms"
+        return against, NONE, "no seed is done in both arms"
     low, high = comparison.reported.low, comparison.reported.high
     n = f"{comparison.over_seeds.n} seed{'s' * (comparison.over_seeds.n != 1)}"
     cases = f"{comparison.over_cases.n} test cases"
-    mean = f"{_points(comparison.reported.mean, metric)}"
+    mean = f"{points(comparison.reported.mean, metric)}"
     if not math.isfinite(low):
         return against, comparison.verdict, f"{mean}; {n} × {cases}"
-    ends = f"95 % interval {_points(low, metric, '')} to {_points(high, metric)}"
+    ends = f"95 % interval {points(low, metric, '')} to {points(high, metric)}"
     return against, comparison.verdict, f"{mean}, {ends}; {n} × {cases}"
 
 
@@ -153,7 +155,7 @@ def _pictures(
         title = "Differences: every seed, interval over seeds (solid) and over cases (dashed)"
         yield title, svg(figures.seed_spread(data, network, metric))
     title = "Test score against size and cost: every seed (small) and their mean"
-    yield title, svg(figures.dice_against_cost(data, network, metric))
+    yield title, svg(figures.score_against_cost(data, [network], metric))
     title = (
         "Validation Dice per epoch: mean of the seeds and each seed; dotted where sets were added"
     )
@@ -167,96 +169,6 @@ def _pictures(
             picture = Markup('<img alt="worst cases" src="{}">').format(figures.as_png(figure))
             yield f"The three worst test cases of {arm}, seed {data.study.seeds[0]}", picture
             break
-
-
-# -- tables ----------------------------------------------------------------------------------
-
-_DIFFERENCES = (
-    "comparison",
-    "mean",
-    "95 % over seeds",
-    "95 % over cases",
-    "p (larger)",
-    "p after Holm",
-    "verdict",
-)
-
-
-def _header(data: Collected) -> list[str]:
-    scores = [
-        f"{figures.NAMES[m]} {c}" for m in data.study.metrics for c in data.classes(m) or ["…"]
-    ]
-    costs = ["parameters", "FLOPs a patch", "file", "ms a patch, one thread", "peak MiB"]
-    return ["arm", "runs", *scores, *costs, "training, min", "CPU, min", "energy"]
-
-
-def _row(data: Collected, cell: Cell) -> list[str]:
-    width = len(_header(data))
-    if not cell.results:
-        return [cell.arm, "0", _NONE, *[""] * (width - 3)]
-    scores = [
-        _with_interval(i, m)
-        for m in data.study.metrics
-        for i in data.per_class(cell.network, cell.arm, m).values()
-    ]
-    energy = cell.values("energy_joule")
-    return [
-        cell.arm,
-        str(len(cell.results)),
-        *scores,
-        _span(cell.values("parameters"), "{:,.0f}"),
-        _span([v / 1e9 for v in cell.values("flops")], "{:.3f} G"),
-        _span([v / 1024 for v in cell.values("file_bytes")], "{:,.0f} KiB"),
-        _span(cell.values("latency_ms"), "{:.2f}", median=True),
-        _span(cell.values("peak_memory_mib"), "{:.1f}", median=True),
-        _span(cell.values("train_minutes"), "{:.1f}", median=True),
-        _span(cell.values("cpu_minutes"), "{:.1f}", median=True),
-        _span(energy, "{:,.0f} J", median=True),
-    ]
-
-
-def _difference(
-    pair: tuple[str, str], comparison: Comparison, metric: str, judged: bool
-) -> list[str]:
-    a, b = comparison.over_seeds, comparison.over_cases
-    return [
-        f"{pair[0]} − {pair[1]}",
-        _points(comparison.reported.mean, metric),
-        _ends(a, metric),
-        _ends(b, metric),
-        f"{comparison.p:.3g}",
-        f"{comparison.p_holm:.3g}",
-        comparison.verdict if judged else "–",
-    ]
-
-
-def _ends(interval: Interval, metric: str) -> str:
-    if not math.isfinite(interval.half):
-        return "one value"
-    return f"{_points(interval.low, metric, '')} to {_points(interval.high, metric, '')}"
-
-
-def _with_interval(interval: Interval, metric: str) -> str:
-    digits = 2 if metric == "hd95" else 4
-    if not math.isfinite(interval.half):
-        return f"{interval.mean:.{digits}f}"
-    return f"{interval.mean:.{digits}f} ± {interval.half:.{digits}f}"
-
-
-def _points(value: float, metric: str, unit: str | None = None) -> str:
-    """A difference with its sign: Dice in points of 0.01, HD95 in mm."""
-    if metric == "hd95":
-        return f"{value:+.2f}{' mm' if unit is None else unit}"
-    return f"{100 * value:+.2f}{' points' if unit is None else unit}"
-
-
-def _span(values: list[float], form: str, median: bool = False) -> str:
-    if not values:
-        return _NONE
-    if median:
-        return form.format(sorted(values)[len(values) // 2])
-    low, high = form.format(min(values)), form.format(max(values))
-    return low if low == high else f"{low} to {high}"
 
 
 def _facts(data: Collected) -> list[tuple[str, str]]:
@@ -290,6 +202,16 @@ def _folds(study: Study) -> str:
     )
 
 
+def _ladder(data: Collected) -> Markup:
+    """All networks in one figure, where there are several with results."""
+    networks = [
+        n for n in data.study.networks if any(data.cells[n, a].results for a in data.study.arms)
+    ]
+    if len(networks) < 2:
+        return Markup()
+    return Markup(figures.as_svg(figures.score_against_cost(data, networks, data.study.metrics[0])))
+
+
 def _sweep(data: Collected) -> list[tuple[str, Markup]]:
     if not data.study.sweep:
         return []
@@ -310,34 +232,3 @@ _METHOD = (
     "latency is CPU time, on a machine that may have done other work too; on a GPU, peak memory is "
     "torch's and energy that of the whole device."
 )
-
-
-# -- Markdown --------------------------------------------------------------------------------
-
-
-def _markdown(values: dict[str, Any]) -> str:
-    study = values["study"]
-    lines = [f"# {study.title or study.name}", ""]
-    lines += [study.note, ""] if study.note else []
-    for block in values["blocks"]:
-        lines += [f"## {block.network}", ""]
-        for _, judged in block.verdicts:
-            lines += [f"- **{verdict}**: {against}. {facts}." for against, verdict, facts in judged]
-        lines += ["", *(f"- {n}" for n in block.notes), "", "### Arms", ""]
-        lines += _table(values["header"], block.arms)
-        for metric, rows in block.differences.items():
-            if rows:
-                lines += ["", f"### Differences, {figures.NAMES[metric]}", ""]
-                lines += _table(list(_DIFFERENCES), rows)
-        lines.append("")
-    lines += ["## Arms and method", ""]
-    lines += [f"- `{arm}`: {what}" for arm, what in values["what"]]
-    lines += ["", values["method"], "", "## What was run", ""]
-    lines += [f"- {name}: {value}" for name, value in values["facts"]]
-    lines += ["", "Figures: report.html beside this file.", ""]
-    return "\n".join(lines)
-
-
-def _table(header: list[str], rows: list[list[str]]) -> list[str]:
-    cells = [header, ["---"] * len(header), *rows]
-    return ["| " + " | ".join(c.replace("|", "/") for c in row) + " |" for row in cells]

@@ -39,6 +39,11 @@ def claim(study: Study, results: Path) -> None:
     check(study, results)
 
 
+def claimed(results: Path) -> bool:
+    """Whether a folder holds results of any study; a report alone is none."""
+    return (results / _MARK).exists() or any(results.glob("*/result.json"))
+
+
 def check(study: Study, results: Path) -> None:
     """Refuse a results folder of another study, or of another version of this one."""
     file = results / _MARK
