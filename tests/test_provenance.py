@@ -82,6 +82,12 @@ def test_the_generator_of_synthetic_volumes_is_kept(tmp_path: Path) -> None:
         assert json.loads(written(tmp_path, config).read_text())["generator"] == generator
 
 
+def test_a_tracked_run_continues_at_another_time(tmp_path: Path) -> None:
+    tracked = {**CONFIG, "save_execute_config": "run/config_1.json", "run_name": "a"}
+    again = {**CONFIG, "save_execute_config": "run/config_2.json", "run_name": "b"}
+    refuse_other_config(written(tmp_path, tracked), again)
+
+
 def test_the_same_config_continues(tmp_path: Path) -> None:
     refuse_other_config(written(tmp_path, CONFIG), copy.deepcopy(CONFIG))
 

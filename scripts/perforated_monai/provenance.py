@@ -14,8 +14,8 @@ from . import __version__
 from .errors import UserError
 from .files import sha256, write_json
 
-# Settings that change how fast a run goes, never what comes out of it.
-_SPEED_ONLY = {
+# Settings that change how fast a run goes or where it is logged, never what comes out of it.
+_NO_RESULT = {
     "num_workers",
     "persistent_workers",
     "prefetch_factor",
@@ -23,6 +23,11 @@ _SPEED_ONLY = {
     "progress",
     "cache_dir",
     "process_group_timeout",
+    # Written by MONAI for --tracking; the first holds the time of the start.
+    "save_execute_config",
+    "tracking_uri",
+    "experiment_name",
+    "run_name",
 }
 
 
@@ -75,7 +80,7 @@ def refuse_other_config(file: Path, config: dict[str, Any]) -> None:
     if manifest is not None and sha256(manifest) == written.get("manifest_sha256"):
         may_differ |= _DATA_PLACES
     keys = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
-    keys = [k for k in keys if k not in may_differ and k.split("::")[-1] not in _SPEED_ONLY]
+    keys = [k for k in keys if k not in may_differ and k.split("::")[-1] not in _NO_RESULT]
     if keys:
         shown = "; ".join(f"{k}: {before.get(k)!r} then, {now.get(k)!r} now" for k in keys[:3])
         msg = (

@@ -248,7 +248,9 @@ def _cells(found: Interval | None, column: str) -> list[str]:
         return [MISSING, MISSING, "", "", "0"]
     limits = MISSING
     if found.low is not None and found.high is not None:
-        limits = f"{found.low:.{digits}f} to {found.high:.{digits}f}"
+        # Neither can be negative, and Dice is 1 at the most; with few cases t reaches beyond.
+        low, high = max(found.low, 0.0), min(found.high, 1.0 if digits == 4 else found.high)
+        limits = f"{low:.{digits}f} to {high:.{digits}f}"
     extremes = [f"{v:.{digits}f}" for v in (found.lowest, found.highest)]
     return [f"{found.mean:.{digits}f}", limits, *extremes, str(found.cases)]
 
