@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -82,3 +84,70 @@ def test_anonymous_series_are_named_by_hash_and_slices_by_number(tmp_path, segme
     (reason,) = reasons(summary).values()
     assert "of 8" in reason and cut.name not in reason
     assert SECRET not in (tmp_path / "out" / "cases.csv").read_text()
+
+
+def _changed(path, **tags) -> None:
+    """Set tags of a slice and save it again."""
+    header = pydicom.dcmread(path)
+    for name, value in tags.items():
+        setattr(header, name, value)
+    header.save_as(path)
+
+
+def test_series_that_are_no_stack_of_slices_are_refused_with_a_cure(tmp_path, segmenter):
+    values = np.round(blocks((12, 11, 8)), 1)
+    kinds = ("multiframe", "enhanced", "tilted", "colour", "tags", "turned", "spacing", "good")
+    folders = {kind: tmp_path / "in" / kind for kind in kinds}
+    for folder in folders.values():
+        write_series(folder, values)
+    for k in range(1, 8):
+        slice_at(folders["multiframe"], k).unlink()
+        slice_at(folders["enhanced"], k).unlink()
+        tilted = pydicom.dcmread(slice_at(folders["tilted"], k)).ImagePositionPatient
+        _changed(
+            slice_at(folders["tilted"], k),
+            ImagePositionPatient=[tilted[0], tilted[1] + 0.5 * k, tilted[2]],
+        )
+    frames = np.zeros((8, 11, 12), np.int16).tobytes()
+    _changed(slice_at(folders["multiframe"], 0), NumberOfFrames=8, PixelData=frames)
+    enhanced = pydicom.dcmread(slice_at(folders["enhanced"], 0))
+    for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+        delattr(enhanced, name)
+    enhanced.SOPClassUID = pydicom.uid.EnhancedMRImageStorage
+    enhanced.NumberOfFrames, enhanced.PixelData = 8, frames
+    enhanced.PerFrameFunctionalGroupsSequence = [pydicom.Dataset() for _ in range(8)]
+    enhanced.save_as(slice_at(folders["enhanced"], 0))
+    _changed(slice_at(folders["colour"], 3), SamplesPerPixel=3, PhotometricInterpretation="RGB")
+    wrong = pydicom.dcmread(slice_at(folders["tags"], 3))
+    del wrong.PixelSpacing
+    wrong.add_new(0x00280030, "LO", [SECRET, SECRET])
+    wrong.save_as(slice_at(folders["tags"], 3))
+    _changed(slice_at(folders["turned"], 3), ImageOrientationPatient=[1, 0, 0, 1, 0, 0])
+    for k in range(8):
+        _changed(slice_at(folders["spacing"], k), PixelSpacing=[0, 1.1])
+    summary = segment(tmp_path / "in", tmp_path / "out", segmenter)
+    found = reasons(summary)
+    assert sorted(found) == sorted(set(kinds) - {"good"}) and summary.exit_code == 3
+    for kind, k, words in (
+        ("multiframe", 0, "multi-frame"),
+        ("enhanced", 0, "multi-frame"),
+        ("colour", 3, "colours"),
+        ("tags", 3, "damaged header (ValueError)"),
+        ("turned", 3, "right angles"),
+    ):
+        assert words in found[kind] and slice_at(folders[kind], k).name in found[kind], found[kind]
+    assert "dcm2niix" in found["enhanced"] and "dcm2niix" in found["tilted"]
+    assert "shift by 3.50 mm" in found["tilted"] and "tilted gantry" in found["tilted"]
+    assert "spacing above 0" in found["spacing"]
+    assert SECRET not in (tmp_path / "out" / "cases.csv").read_text()
+
+
+def test_series_read_in_several_threads_leave_the_warnings_as_they_were(tmp_path, segmenter):
+    for k in range(6):
+        write_series(tmp_path / "in" / str(k), np.round(blocks((12, 11, 8), seed=k), 1), seed=k)
+    before = list(warnings.filters)
+    assert segment(tmp_path / "in", tmp_path / "out", segmenter, workers=4).exit_code == 0
+    assert warnings.filters == before
+    for k in range(6):
+        expected = np.round(np.round(blocks((12, 11, 8), seed=k), 1))
+        assert np.array_equal(labels_of(tmp_path / "out" / f"{k}_seg.nii.gz"), expected)

@@ -324,6 +324,45 @@ def test_preview_shows_the_structure_and_is_the_same_every_time(scans, segmenter
     assert first.is_file()
 
 
+def test_planes_of_a_preview_have_one_scale(tmp_path):
+    from PIL import Image
+
+    from perforated_monai.segment.preview import write_preview
+
+    # A cube of 20 mm, its voxels of three sizes, in a volume of three extents.
+    labels = np.zeros((30, 20, 25), np.uint8)
+    labels[5:15, 5:15, 4:8] = 1
+    affine = np.diag([2, 2, 5, 1])
+    write_preview(tmp_path / "p.png", labels * 0.0, labels, affine, {1: "cube"}, "case")
+    pixels = np.asarray(Image.open(tmp_path / "p.png").convert("RGB")).astype(int)
+    outline = np.abs(pixels - (0xE6, 0x9F, 0x00)).max(-1) < 20
+    outline[420:] = False  # the legend
+    columns = np.flatnonzero(outline.any(0))
+    planes = np.split(columns, np.flatnonzero(np.diff(columns) > 5) + 1)
+    widths = [int(p[-1] - p[0]) for p in planes]
+    heights = [int(np.ptp(np.flatnonzero(outline[:, p].any(1)))) for p in planes]
+    assert len(planes) == 3 and np.ptp(widths + heights) <= 2 and min(widths) > 40
+
+
+def test_picture_of_the_docs_is_what_the_command_makes(repo, tmp_path):
+    from PIL import Image
+
+    from perforated_monai.phantom import make_phantoms
+
+    committed = repo / "bundles" / "hippocampus_mri_dendritic"
+    phantoms = make_phantoms(tmp_path / "phantoms", cases=2, seed=4)
+    assert segment(phantoms / "imagesTr", tmp_path / "out", committed, preview=True).exit_code == 0
+    made, shown = (
+        np.asarray(Image.open(path).convert("RGB")).astype(int)
+        for path in (
+            tmp_path / "out" / "phantom_000_preview.png",
+            committed / "docs" / "segment_preview.png",
+        )
+    )
+    assert made.shape == shown.shape
+    assert np.mean(np.abs(made - shown).max(-1) > 40) < 0.01  # other fonts, no other outlines
+
+
 def test_measured_structures_of_a_known_mask():
     labels = np.zeros((9, 9, 9), np.uint8)
     labels[1:3, 1:3, 1:3] = 1

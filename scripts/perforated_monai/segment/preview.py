@@ -19,7 +19,8 @@ _PLANES = (
     ("axial", 2, (0, 1), "LR", "PA"),
 )
 _COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2")
-_WIDTH = 1100  # pixels
+_WIDTH, _HEIGHT = 1100, 460  # pixels
+_MARGIN, _TOP, _BOTTOM = 22, 65, 55
 
 
 def write_preview(
@@ -53,11 +54,11 @@ def write_preview(
     masks = _masks(labels, list(names))
     image, masks, spacing = _reoriented(image, masks, affine)
     centre = _centre(masks)
-    figure = Figure(figsize=(_WIDTH / 100, 4.6), dpi=100, facecolor="black")
+    figure = Figure(figsize=(_WIDTH / 100, _HEIGHT / 100), dpi=100, facecolor="black")
     FigureCanvasAgg(figure)
     low, high = np.percentile(image, (1, 99.5))
-    for k, plane in enumerate(_PLANES):
-        axes = figure.add_axes((0.02 + k * 0.325, 0.12, 0.31, 0.74))
+    for plane, place in zip(_PLANES, _places(np.array(image.shape) * spacing), strict=True):
+        axes = figure.add_axes(place)
         _draw_plane(axes, plane, image, masks, spacing, centre, (float(low), float(high)))
     _draw_text(figure, title, names, masks, warnings)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,6 +91,20 @@ def _centre(masks: list[np.ndarray]) -> list[int]:
         return [n // 2 for n in masks[0].shape]
     nearest = np.argmin(((where - where.mean(0)) ** 2).sum(1))
     return [int(v) for v in where[nearest]]
+
+
+def _places(extent: np.ndarray) -> list[tuple[float, float, float, float]]:
+    """Where the planes lie in the figure, all at one scale; ``extent`` (x, y, z) in mm."""
+    wide = [extent[across] for _, _, (across, _), _, _ in _PLANES]
+    high = [extent[up] for _, _, (_, up), _, _ in _PLANES]
+    room = _HEIGHT - _TOP - _BOTTOM
+    scale = min((_WIDTH - 4 * _MARGIN) / sum(wide), room / max(high))
+    left, places = float(_MARGIN), []
+    for w, h in zip(wide, high, strict=True):
+        bottom = _BOTTOM + (room - h * scale) / 2
+        places.append((left / _WIDTH, bottom / _HEIGHT, w * scale / _WIDTH, h * scale / _HEIGHT))
+        left += w * scale + _MARGIN
+    return places
 
 
 def _draw_plane(axes, plane, image, masks, spacing, centre, window) -> None:

@@ -64,7 +64,7 @@ class CaseLog:
         return rows
 
     def append(self, row: Row) -> None:
-        """Add a row to both, synced.
+        """Add a row to both; the one that a later run reads is synced.
 
         Raises:
             UserError: when it cannot be written.
@@ -74,7 +74,8 @@ class CaseLog:
                 with path.open("a", encoding="utf-8", newline="") as handle:
                     handle.write(text)
                     handle.flush()
-                    os.fsync(handle.fileno())
+                    if path == self.jsonl:
+                        os.fsync(handle.fileno())
             except OSError as error:
                 msg = f"Cannot write {path.name} ({error.strerror}): free space and use --resume."
                 raise UserError(msg) from error
