@@ -62,8 +62,6 @@ class Segmenter:
         allow_out_of_range: volumes unlike the training volumes get a note, not a refusal.
         allow_phantom_weights: use weights that were trained on synthetic phantoms; every volume
             gets a note.
-        allow_phantom_weights: use weights that were trained on synthetic phantoms; every volume
-            gets a note.
         memory_limit: bytes that a volume may take; what is free when not given.
 
     Attributes:
@@ -88,12 +86,6 @@ class Segmenter:
         memory_limit: int | None = None,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle, overlap)
-        if self.bundle.phantom_weights and not allow_phantom_weights:
-            msg = (
-                f"{self.bundle.folder} was trained on synthetic phantoms, not for patients. Train "
-                "it on patient data, or try it out with --allow-phantom-weights."
-            )
-            raise UserError(msg)
         if self.bundle.phantom_weights and not allow_phantom_weights:
             msg = (
                 f"{self.bundle.folder} was trained on synthetic phantoms, not for patients. Train "
@@ -130,8 +122,6 @@ class Segmenter:
             msg = f"the bundle needs {self.bundle.channels} channels; got {scan.image.shape[0]}."
             raise UserError(msg)
         notes = [*scan.notes, *self.check_range(scan.shape, scan.affine)]
-        if self.bundle.phantom_weights:
-            notes.append("weights trained on synthetic phantoms, not for patients")
         if self.bundle.phantom_weights:
             notes.append("weights trained on synthetic phantoms, not for patients")
         pipeline = self._pipeline()
