@@ -114,8 +114,9 @@ def scores(facts: Facts) -> Iterator[str]:
     yield from table(head, rows)
     yield ""
     yield (
-        "The interval is that of the mean over cases (Student's t): how far the mean would move "
-        "with other cases of the same kind, not with other seeds, folds or hospitals."
+        "The interval is that of the mean over cases (Student's t, cut at 0 and for Dice at 1): "
+        "how far the mean would move with other cases of the same kind, not with other seeds, folds "
+        "or hospitals."
     )
 
 
