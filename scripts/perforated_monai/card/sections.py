@@ -115,8 +115,8 @@ def scores(facts: Facts) -> Iterator[str]:
     yield ""
     yield (
         "The interval is that of the mean over cases (Student's t, cut at 0 and for Dice at 1): "
-        "how far the mean would move with other cases of the same kind, not with other seeds, folds "
-        "or hospitals."
+        "how far the mean would move with other cases of the same kind, not with other seeds, "
+        "folds or hospitals."
     )
 
 
