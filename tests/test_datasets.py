@@ -48,6 +48,23 @@ def test_each_case_is_validated_in_exactly_one_fold(dataset, manifest):
     assert sorted(seen) == sorted(set(manifest.cases) - set(manifest.test))
 
 
+@pytest.mark.parametrize("test_fold", range(FOLDS))
+def test_a_fold_held_out_for_a_study_neither_trains_nor_validates(test_fold, dataset, manifest):
+    fold = (test_fold + 1) % FOLDS
+    train, validation, held_out = (
+        {entry["case"] for entry in datalist(dataset, manifest, part, *folds)}
+        for part, folds in (
+            ("train", (fold, test_fold)),
+            ("validation", (fold, test_fold)),
+            ("validation", (test_fold,)),
+        )
+    )
+    assert held_out and not held_out & (train | validation) and not train & validation
+    assert len(train | validation | held_out) == len(manifest.cases) - len(manifest.test)
+    with pytest.raises(UserError, match="test_fold and fold must differ"):
+        datalist(dataset, manifest, "train", fold, fold)
+
+
 def test_entries_are_what_monai_can_load(dataset, manifest):
     for entry in datalist(dataset, manifest, "all"):
         assert set(entry) == {"image", "label", "case"}

@@ -43,7 +43,14 @@ def test_wandb_works_offline_without_an_account(
 
 def test_mlflow_writes_into_the_run_folder(phantoms: Path, tmp_path: Path) -> None:
     tracked_run("mlflow", phantoms, tmp_path / "run")
-    assert b"val_mean_dice" in (tmp_path / "run" / "mlruns.db").read_bytes()
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path / 'run' / 'mlruns.db'}")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "phantom"]
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_name == "run" and run.info.status == "FINISHED"
+    assert {"val_mean_dice", "loss"} <= set(run.data.metrics)
+    assert len(client.get_metric_history(run.info.run_id, "val_mean_dice")) == 2
 
 
 def test_none_is_the_default() -> None:

@@ -77,22 +77,7 @@ def open_sweep(study: Study, places: Places, storage: str) -> optuna.Study:
     if not storage:
         places.results.mkdir(parents=True, exist_ok=True)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            base = RDBStorage(
-                url,
-                heartbeat_interval=_HEARTBEAT,
-                grace_period=_GRACE,
-                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
-            )
-        search = optuna.create_study(
-            storage=base,
-            study_name=study.name,
-            direction="maximize",
-            load_if_exists=True,
-            sampler=optuna.samplers.TPESampler(multivariate=False, constant_liar=True),
-            pruner=_pruner(study.sweep),
-        )
+        search = _connect(study, url)
         known = search.user_attrs.get("protocol")
         if known is None:
             search.set_user_attr("protocol", _protocol(study))
@@ -108,6 +93,34 @@ def open_sweep(study: Study, places: Places, storage: str) -> optuna.Study:
         )
         raise UserError(msg)
     return search
+
+
+def _connect(study: Study, url: str, attempts: int = 10) -> optuna.Study:
+    """Open the sweep; workers that start at once may make the tables at once, so try again."""
+    while True:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                storage = RDBStorage(
+                    url,
+                    heartbeat_interval=_HEARTBEAT,
+                    grace_period=_GRACE,
+                    heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
+                )
+            return optuna.create_study(
+                storage=storage,
+                study_name=study.name,
+                direction="maximize",
+                load_if_exists=True,
+                sampler=optuna.samplers.TPESampler(constant_liar=True),
+                pruner=_pruner(study.sweep),
+            )
+        except Exception as error:  # of sqlalchemy, by the database
+            attempts -= 1
+            said = str(error).lower()
+            if attempts == 0 or not any(w in said for w in ("already exists", "duplicate")):
+                raise
+            time.sleep(_POLL)
 
 
 class Sweeper:

@@ -32,17 +32,15 @@ def trackers(names: Sequence[str], study: str) -> dict[str, Any]:
         if importlib.util.find_spec(name) is None:
             msg = f"--tracking {name} needs the package: pip install {name}."
             raise UserError(msg)
-    handlers = []
+    train: list[dict[str, Any]] = []
+    validate: list[dict[str, Any]] = []
     if "mlflow" in names:
-        handlers.append(
-            {
-                "_target_": "perforated_monai.study.tracking.mlflow_handler",
-                "experiment": study,
-                "folder": "@output_dir",
-            }
-        )
+        target = {"_target_": "perforated_monai.study.tracking.mlflow_handler"}
+        where = {"experiment": study, "folder": "@output_dir"}
+        train.append(target | where)
+        validate.append(target | where | {"validation": True})
     if "wandb" in names:
-        handlers.append(
+        train.append(
             {
                 "_target_": "perforated_monai.study.tracking.WandbHandler",
                 "evaluator": "@validate::evaluator",
@@ -50,20 +48,29 @@ def trackers(names: Sequence[str], study: str) -> dict[str, Any]:
                 "folder": "@output_dir",
             }
         )
-    return {"+train::handlers": handlers} if handlers else {}
+    added = {"+train::handlers": train, "+validate::handlers": validate}
+    return {key: handlers for key, handlers in added.items() if handlers}
 
 
-def mlflow_handler(experiment: str, folder: str) -> Any:
-    """MONAI's own handler, writing into a database in the run folder."""
+def mlflow_handler(experiment: str, folder: str, validation: bool = False) -> Any:
+    """MONAI's own handler, writing into a database in the run folder, or to MLFLOW_TRACKING_URI.
+
+    Args:
+        experiment: name of the experiment.
+        folder: run folder; its name is the run's.
+        validation: for the validation engine, which has metrics and no loss.
+    """
     from monai.handlers import MLFlowHandler, from_engine
 
-    database = Path(folder).resolve() / "mlruns.db"
-    database.parent.mkdir(parents=True, exist_ok=True)
+    run = Path(folder).resolve()
+    run.mkdir(parents=True, exist_ok=True)
     return MLFlowHandler(
-        tracking_uri=f"sqlite:///{database}",
+        tracking_uri=f"sqlite:///{run / 'mlruns.db'}",
         experiment_name=experiment,
+        run_name=run.name,
+        iteration_log=not validation,
         output_transform=from_engine("loss", first=True),
-        close_on_complete=True,
+        close_on_complete=not validation,
     )
 
 
