@@ -12,7 +12,8 @@ import torch
 
 from perforated_monai import build_network
 
-CLEAN = ["layer", "block", "network", "plain", "data", "manifest", "files", "errors"]
+CLEAN = ["layer", "block", "network", "plain", "delta", "weights"]
+CLEAN += ["data", "manifest", "files", "errors"]
 LAYER = "model.0.conv.unit0.conv"
 SPEC = {
     "format": 1,
