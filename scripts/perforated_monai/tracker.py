@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib.metadata
 import math
 import os
 import sys
@@ -27,6 +28,7 @@ from .inject import find_layers
 from .isolation import TrackerError, guard, inside, keep_matplotlib_backend
 from .meta import run_on_plain_tensors
 
+RELEASE = "3.2.9"  # another one may behave otherwise, in silence
 _open_tracker: Tracker | None = None
 
 
@@ -321,12 +323,15 @@ def forward_settings(config: DendriteConfig) -> Iterator[None]:
 def _library() -> tuple[Any, Any]:
     """Import perforatedai without letting it change plotting, or say what is needed."""
     try:
+        found = importlib.metadata.version("perforatedai")
+        if found != RELEASE:
+            raise ImportError(f"here is {found}")
         with guard(verbose=False), keep_matplotlib_backend():
             from perforatedai import globals_perforatedai as gpa
             from perforatedai import utils_perforatedai as upa
     except ImportError as error:
         msg = (
-            f"Growing dendrites needs perforatedai 3.2.9 ({error}): pip install "
+            f"Growing dendrites needs perforatedai {RELEASE} ({error}): pip install "
             "'perforated-monai[train]'. It has wheels for CPython 3.10-3.12 on Linux x86-64, macOS "
             f"and Windows; this is Python {sys.version_info[0]}.{sys.version_info[1]} on "
             f"{sys.platform}. Plain training and exported bundles do not need it."
