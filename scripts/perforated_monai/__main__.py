@@ -14,7 +14,7 @@ from typing import Any
 
 import fire
 
-from .errors import UserError
+from .errors import UsageError, UserError
 from .foreign_commands import export_apart, overlay
 from .share_commands import card, pack, verify
 from .study_commands import report, study
@@ -230,10 +230,6 @@ def segment(
     )
     options = Options(workers, resume, preview, anonymous, str(series), dicom_seg)
     return segment_folder(str(source), str(output), segmenter, options).exit_code
-
-
-class UsageError(Exception):
-    """Wrong use of a command; exit code 2."""
 
 
 COMMANDS: dict[str, Callable[..., int]] = {

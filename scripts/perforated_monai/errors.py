@@ -7,3 +7,7 @@ class UserError(ValueError):
     Our commands print it as one line and exit 1; under ``monai.bundle run`` it is the last line of
     the traceback.
     """
+
+
+class UsageError(Exception):
+    """A command was given wrongly; exit code 2."""

@@ -31,17 +31,17 @@ def study(
         arms: only these, with commas.
         tracking: also log to mlflow or wandb, with commas (wandb stays offline unless told).
     """
-    from .errors import UserError
+    from .errors import UsageError
     from .study import commands
 
     if action == "status":
         return commands.status(str(file), str(results), str(storage))
     if action != "run":
         msg = f"study takes run or status; got {action!r}."
-        raise UserError(msg)
+        raise UsageError(msg)
     if not dataset_dir:
         msg = "study run needs --dataset_dir DIR, the folder of the data."
-        raise UserError(msg)
+        raise UsageError(msg)
     return commands.run(
         str(file),
         str(dataset_dir),

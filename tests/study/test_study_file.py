@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from harness import BUNDLE, refused
+from perforated_monai.__main__ import main
 from perforated_monai.study.arms import ARMS, networks_of
 from perforated_monai.study.commands import run
 from perforated_monai.study.file import load_study
@@ -120,6 +121,17 @@ def test_results_of_another_version_are_refused(write, tmp_path: Path) -> None:
 def test_no_data(write, tmp_path: Path) -> None:
     with refused("is no folder"):
         run(str(write()), str(tmp_path / "nowhere"), results_dir=str(tmp_path / "results"))
+
+
+def test_wrong_use_and_failure_have_their_exit_codes(write, tmp_path: Path, capsys) -> None:
+    file = str(write())
+    assert main(["study", "walk", file]) == 2
+    assert main(["study", "run", file]) == 2
+    assert main(["study", "run", file, "--dataset", "x"]) == 2
+    (tmp_path / "file").touch()
+    results = ["--results", str(tmp_path / "file" / "r")]
+    assert main(["study", "run", file, "--dataset_dir", str(tmp_path), *results]) == 1
+    assert "results folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("minutes", [0, -1, "soon", True])

@@ -31,7 +31,11 @@ def claim(study: Study, results: Path) -> None:
         if any(results.glob("*/result.json")):
             msg = f"{results} holds results without {_MARK}: choose another --results folder."
             raise UserError(msg)
-        results.mkdir(parents=True, exist_ok=True)
+        try:
+            results.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            msg = f"results folder {results} cannot be made ({error.strerror}): choose another."
+            raise UserError(msg) from None
         facts = {"format": FORMAT, "study": study.name, "protocol": study.protocol}
         write_json(file, facts)
         write_text(results / ".gitignore", _IGNORED)
