@@ -7,6 +7,7 @@ import sys
 
 import nibabel as nib
 import numpy as np
+from monai.deploy.conditions import CountCondition
 from monai.deploy.core import (
     Application,
     Image,
@@ -58,7 +59,8 @@ class Sink(Operator):
 class Segment(Application):
     def compose(self):
         context = Application.init_app_context({})
-        source = Source(self, name="source")
+        once = CountCondition(self, 1)  # a source without it is asked for ever
+        source = Source(self, once, name="source")
         network = MonaiBundleInferenceOperator(
             self,
             input_mapping=[IOMapping("image", Image, IOType.IN_MEMORY)],
