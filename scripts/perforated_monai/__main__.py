@@ -206,7 +206,7 @@ def segment(
         overlap: of the sliding windows, 0 to below 1; by default the bundle's.
         tta: average over mirror images.
         probabilities: also write <case>_prob.nii.gz.
-        workers: cases in work at a time; by default one a core, 2 to 4.
+        workers: cases in work at a time; by default one a core, 2 to 4, and for engines two more.
         resume: do only what is missing or changed.
         preview: also write <case>_preview.png.
         anonymous: name cases and masks by a hash of their path.

@@ -25,6 +25,7 @@ from .volume import Prepared
 from .write import remove_leftovers
 
 _FEWEST, _MOST = 2, 4  # workers, when not given
+_SPARE = 2  # further ones, that read or wait for the disk; beside eager torch they only cost time
 _FIRST = 4  # scans that an engine is checked on
 
 
@@ -100,7 +101,9 @@ class _Run:
         report: Report,
     ) -> None:
         self.cases, self.report = cases, report
-        self.workers = options.workers or min(max(torch.get_num_threads(), _FEWEST), _MOST)
+        spare = 0 if segmenter.settings["engine"] == "torch" else _SPARE
+        cores = min(max(torch.get_num_threads(), _FEWEST), _MOST)
+        self.workers = options.workers or cores + spare
         self.turns = Turns(segmenter.at_a_time(self.workers))
         self.log = CaseLog(output, segmenter.bundle.labels.values())
         earlier = self.log.read() if options.resume else {}

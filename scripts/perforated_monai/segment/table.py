@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -64,7 +63,7 @@ class CaseLog:
         return rows
 
     def append(self, row: Row) -> None:
-        """Add a row to both; the one that a later run reads is synced.
+        """Add a row to both; not synced: a row that a power cut takes costs one case more.
 
         Raises:
             UserError: when it cannot be written.
@@ -73,9 +72,6 @@ class CaseLog:
             try:
                 with path.open("a", encoding="utf-8", newline="") as handle:
                     handle.write(text)
-                    handle.flush()
-                    if path == self.jsonl:
-                        os.fsync(handle.fileno())
             except OSError as error:
                 msg = f"Cannot write {path.name} ({error.strerror}): free space and use --resume."
                 raise UserError(msg) from error
