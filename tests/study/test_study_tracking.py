@@ -49,7 +49,7 @@ def test_mlflow_writes_into_the_run_folder(phantoms: Path, tmp_path: Path) -> No
     (experiment,) = [e for e in client.search_experiments() if e.name == "phantom"]
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.run_name == "run" and run.info.status == "FINISHED"
-    assert {"val_mean_dice", "loss"} <= set(run.data.metrics)
+    assert {"val_mean_dice", "Loss"} <= set(run.data.metrics)
     assert len(client.get_metric_history(run.info.run_id, "val_mean_dice")) == 2
 
 
