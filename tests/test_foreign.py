@@ -313,6 +313,20 @@ def test_it_starts_from_the_bundles_weights(tmp_path: Path) -> None:
         train_with_overlay(bundle, data, tmp_path / "d", **one)
 
 
+def test_a_network_that_export_could_not_rebuild_stops_at_the_start(tmp_path: Path) -> None:
+    bundle, data = prepared(tmp_path, "spleen")
+    config = json.loads((bundle / "configs" / "train.json").read_text())
+    config["network"] = "$torch.nn.Sequential(@network_def, torch.nn.Conv3d(2, 2, 1)).to(@device)"
+    (bundle / "configs" / "train.json").write_text(json.dumps(config))
+    with refused("network_def does not make the network that trains"):
+        train_with_overlay(bundle, data, tmp_path / "run", Choices(from_scratch=True))
+    config["network"] = "$@network_def.to(@device)"
+    config["network_def"]["bias"] = "$np.bool_(True)"
+    (bundle / "configs" / "train.json").write_text(json.dumps(config))
+    with refused("network_def must be made from plain values"):
+        train_with_overlay(bundle, data, tmp_path / "run", Choices(from_scratch=True))
+
+
 def test_another_metric_may_lead(tmp_path: Path) -> None:
     bundle, data = prepared(tmp_path, "brats")
     choices = Choices(given=Given(metric="val_mean_dice_wt"))

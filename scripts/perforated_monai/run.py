@@ -31,6 +31,7 @@ from .network import count_parameters
 from .optim import OptimizerRefresh
 from .progress import Progress
 from .provenance import provenance, refuse_other_config
+from .trained import refuse_another_definition
 from .weights import load_start
 
 _runs: weakref.WeakKeyDictionary[Engine, RunHandler] = weakref.WeakKeyDictionary()
@@ -156,6 +157,8 @@ class RunHandler:
         self._open = True
         if next(self.network.parameters()).device.type == "cpu":
             keep_freed_memory()
+        if "perforated_overlay" in self.config:
+            refuse_another_definition(self.config, self.network)
         if self.start_weights is not None:
             load_start(self.network, self.start_weights)
         self.refresh = OptimizerRefresh(self.network, self.optimizer, self.lr_scheduler)

@@ -183,6 +183,11 @@ def wrapped(target: str) -> Change:
     return lambda c: c.update(network={"_target_": target, "module": "$@network_def.to(@device)"})
 
 
+def network_of_objects(config: dict[str, Any]) -> None:
+    config["activation"] = {"_target_": "torch.nn.Mish"}
+    config["network_def"]["act"] = ["@activation"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -197,6 +202,7 @@ def wrapped(target: str) -> Change:
         (lambda c: c.update(network_def={"_target_": "perforated_monai.build_network"}),
          "--network_def|already dendritic"),
         (lambda c: c.update(dendrites={}), "has a key 'dendrites'"),
+        (network_of_objects, "network_def takes an object for act"),
     ],
 )  # fmt: skip
 def test_what_cannot_grow_is_refused_by_name(

@@ -20,6 +20,7 @@ from .refuse import (
     compiled_engines,
     loads_weights,
     notes_on,
+    refuse_a_network_of_objects,
     refuse_a_wrapped_network,
     refuse_what_cannot_grow,
 )
@@ -60,6 +61,7 @@ def make_overlay(bundle: str | Path, choices: Choices | None = None) -> str:
     refuse_what_cannot_grow(config)
     parts = find_parts(config, choices.given)
     refuse_a_wrapped_network(config, parts)
+    refuse_a_network_of_objects(config, parts)
     start, note = _start(folder, config, choices)
     content = Content(
         name=folder.resolve().name,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from ..errors import UserError
 from .find import Parts
-from .source import TrainConfig, references
+from .source import TrainConfig, reference, references
 
 # Each holds a copy of the network, which would not grow with it.
 _COPIES = ("EMAHandler", "ModelEMA", "ModelEma", "ExponentialMovingAverage", "AveragedModel")
 _WRAPPERS = ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel")
 _OURS = ("RunHandler", "DendriteHandler", "build_network")
+_MOST_ARGUMENTS = 10_000  # references may go round in circles
 _OWN_KEYS = ("dendrites", "base_weights", "run_seed", "perforated_overlay")
 
 
@@ -47,6 +48,27 @@ def refuse_a_wrapped_network(config: TrainConfig, parts: Parts) -> None:
         wrapper = next((w for w in (*_WRAPPERS, "torch.compile") if w in value), None)
         if config.component(identifier) is None and wrapper is not None:
             raise _wrapped(identifier, wrapper)
+
+
+def refuse_a_network_of_objects(config: TrainConfig, parts: Parts) -> None:
+    """Raise for a definition with another component in it: export writes plain values only."""
+    definition = config.component(parts.network_def)
+    waiting = list(definition.arguments.items()) if definition is not None else []
+    for _ in range(_MOST_ARGUMENTS):
+        if not waiting:
+            return
+        name, value = waiting.pop()
+        target = reference(value)
+        value = config.get(config.follow(target)) if target is not None else value
+        if isinstance(value, dict) and "_target_" in value:
+            msg = (
+                f"{parts.network_def} takes an object for {name} ({value['_target_']}); a network "
+                "is rebuilt from plain values at export. Give a network without."
+            )
+            raise UserError(msg)
+        if isinstance(value, (dict, list)):
+            inner = value.values() if isinstance(value, dict) else value
+            waiting += [(name, v) for v in inner]
 
 
 def compiled_engines(config: TrainConfig, parts: Parts) -> list[str]:
