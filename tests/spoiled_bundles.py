@@ -159,6 +159,10 @@ REFUSED: dict[str, tuple[str, Callable[[Content], str]]] = {
         "network",
         lambda c: spec(c, base=SPEC["base"] | {"num_res_units": 10**6}),
     ),
+    "strides of nothing": (
+        "output-shape",
+        lambda c: spec(c, base=SPEC["base"] | {"strides": [0]}) and METADATA,
+    ),
     "metadata asks for a huge volume of other shape": (
         "output-shape",
         lambda c: in_metadata(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 
+from perforated_monai import UserError
 from perforated_monai.__main__ import main
-from perforated_monai.audit import ERROR, RULES
+from perforated_monai.audit import ERROR, NOTE, RULES
+from perforated_monai.audit.registry import Broken, Rule
 from perforated_monai.pack import RECORD
 from perforated_monai.verify import Verdict, verify
-from share_bundle import TOP, Content, put, read_zip, rezip
+from share_bundle import INFERENCE, TOP, Content, edit, put, read_zip, rezip
 from spoiled_bundles import FOREIGN, REFUSED, spy
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
@@ -71,7 +74,7 @@ def test_every_rule_of_verify_has_a_spoiled_bundle():
     scopes = ("packed", "content", "code")
     spoiled = {rule for rule, _ in (*REFUSED.values(), *FOREIGN.values())}
     tested = spoiled & {r.name for r in RULES.values() if r.scope in scopes}
-    others = {"plain-files", "file-names"}  # of folders, as the rules on zips: test_verify_zips
+    others = {"plain-files", "file-names", "unread"}  # below, and of folders in test_verify_zips
     assert {r.name for r in RULES.values() if r.scope in scopes} == tested | others
     assert len(REFUSED) + len(FOREIGN) >= 80
 
@@ -80,3 +83,66 @@ def test_without_a_record_it_is_said(content, tmp_path):
     del content[RECORD]
     verdict, _ = judged(content, tmp_path, record=False)
     assert [f.rule for f in verdict.findings] == ["record"] and not verdict.broken
+
+
+def test_onnx_is_named_as_unread(content, tmp_path):
+    put(content, "models/model.onnx", b"\x08\x0a\x12\x07pytorch")
+    verdict, _ = judged(content, tmp_path)
+    assert not verdict.broken and not verdict.foreign
+    assert [(f.rule, f.severity, f.file) for f in verdict.findings] == [
+        ("unread", NOTE, "models/model.onnx")
+    ]
+
+
+def test_names_in_a_bundle_cannot_steer_the_terminal(content, tmp_path, capsys):
+    edit(content, INFERENCE, **{"\x1b[2J\x1b]0;x\x07": "$open('a')"})
+    assert main(["verify", str(rezip(content, tmp_path / "spoiled.zip"))]) == 1
+    shown = capsys.readouterr().out
+    assert "open" in shown and "\\x1b[2J" in shown
+    assert all(c.isprintable() or c == "\n" for c in shown)
+
+
+def test_a_rule_that_cannot_read_is_an_error_and_no_traceback():
+    def check(value: int):
+        yield Broken(1 / value, "Correct it")
+
+    rule = Rule("odd", "bundle", "must be read", ERROR, False, check)
+    (finding,) = rule.judgement("file", 0)
+    assert finding.severity == ERROR and "ZeroDivisionError" in finding.value
+
+
+ODD = [
+    "network_def: {_target_: UNet, when: 2020-01-01}\n1: 2\nnull: 3\n",
+    "? {a: 1}\n: 2\n",
+    "run: 2020-01-01 10:00:00\n+: 3\n'::': 4\n",
+    "+network_def: 3\ntrain::handlers::99::x: 1\nnowhere::a::b: 1\n",
+    "[]",
+    "3",
+    "",
+    "\x00",
+]
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_odd_yaml_is_judged_and_never_fails(text, content, tmp_path):
+    put(content, "configs/odd.yaml", text)
+    verdict, _ = judged(content, tmp_path)
+    assert any(f.file == "configs/odd.yaml" for f in verdict.findings)
+
+
+def test_bytes_changed_anywhere_never_fail_and_never_pass(content, tmp_path):
+    """Either the zip is refused, or the change was in the padding that no file uses."""
+    whole = rezip(content, tmp_path / "whole.zip").read_bytes()
+    rng = random.Random(0)
+    for _ in range(60):
+        data = bytearray(whole)
+        for _ in range(rng.choice([1, 1, 4])):
+            near = rng.random() < 0.5  # the directory at the end, where most can go wrong
+            at = len(data) - 1 - rng.randrange(3000) if near else rng.randrange(len(data))
+            data[at] ^= 1 << rng.randrange(8)
+        (tmp_path / "spoiled.zip").write_bytes(data)
+        try:
+            verdict = verify(tmp_path / "spoiled.zip")
+        except UserError:
+            continue
+        assert verdict.broken or read_zip(tmp_path / "spoiled.zip") == content

@@ -166,6 +166,33 @@ def test_odd_files_of_a_folder_are_refused_unread(kind, packed, tmp_path):
     assert {("plain-files", "docs/odd.md")} <= {(f.rule, f.file) for f in findings}
 
 
+def test_a_folder_that_cannot_be_listed_is_refused(packed, tmp_path, forked):
+    with zipfile.ZipFile(packed) as archive:
+        archive.extractall(tmp_path / "there")
+    hidden = tmp_path / "there" / TOP / "docs" / "hidden"
+    hidden.mkdir()
+    hidden.chmod(0)
+
+    def look() -> None:
+        if os.geteuid() == 0:  # who may read everything
+            tmp_path.chmod(0o755)
+            os.setuid(65534)
+        verify(hidden.parents[1])
+
+    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
+        folder.chmod(folder.stat().st_mode | 0o055)
+    try:
+        code, said = forked(look)
+    finally:
+        hidden.chmod(0o755)
+    assert code == 1 and "hidden cannot be listed" in said
+
+
+def test_a_full_disk_is_named(packed, tmp_path, full_disk):
+    said = full_disk(lambda: verify(packed), 10_000)
+    assert "cannot be unpacked to be read" in said and "Free space" in said
+
+
 def test_names_of_a_folder_that_clash_are_refused(packed, tmp_path):
     with zipfile.ZipFile(packed) as archive:
         archive.extractall(tmp_path / "there")

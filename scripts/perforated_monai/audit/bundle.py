@@ -86,7 +86,7 @@ def check_bundle(folder: str | Path) -> list[Finding]:
         UserError: no folder, or none with `configs/`.
     """
     bundle = read_bundle(folder)
-    return worst_first(run(("bundle",), "", bundle))
+    return worst_first(run(("bundle",), "", bundle, foreign=True))
 
 
 def read_bundle(folder: str | Path) -> Bundle:
@@ -101,7 +101,7 @@ def read_bundle(folder: str | Path) -> Bundle:
             name = path.relative_to(root).as_posix()
             try:
                 bundle.configs[name] = _parse(path)
-            except (OSError, ValueError, yaml.YAMLError) as error:
+            except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
                 bundle.broken[name] = _reason(error)
     return bundle
 
@@ -131,7 +131,7 @@ def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _reason(error: Exception) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"line {error.problem_mark.line + 1}: {error.problem}"
-    return " ".join(str(error).split())[:300]
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 from . import bundle_rules, metadata_rules, network_rules  # noqa: E402, F401 - they register

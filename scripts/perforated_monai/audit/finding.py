@@ -34,7 +34,9 @@ class Finding:
     def text(self, root: Path | None = None) -> str:
         """One line; with `root`, the path is complete."""
         name = (self.file or "The folder") if root is None else (root / self.file).as_posix()
-        return " ".join(f"{name} {self.message}; got {self.value}. {self.cure}.".split())
+        line = " ".join(f"{name} {self.message}; got {self.value}. {self.cure}.".split())
+        # A name in a foreign file could otherwise move the cursor or colour the terminal.
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
     def to_dict(self) -> dict[str, str]:
         """As `check --json` writes it."""

@@ -92,7 +92,7 @@ def roi_strides(bundle: Bundle) -> Iterator[Broken]:
             if not factor or not isinstance(sizes, list) or len(sizes) != len(factor):
                 continue
             numbers = all(isinstance(size, int) for size in sizes)
-            if numbers and any(s % f for s, f in zip(sizes, factor, strict=True)):
+            if numbers and any(s % (f or 1) for s, f in zip(sizes, factor, strict=True)):
                 value = f"{key} {sizes}, strides of {factor}"
                 yield Broken(value, f"Take multiples of {factor}", file)
 

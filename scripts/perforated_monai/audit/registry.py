@@ -57,6 +57,14 @@ class Rule:
             severity = severity or self.severity
             yield Finding(severity, self.name, other or file, self.message, str(value), cure)
 
+    def judgement(self, file: str, *subjects: Any) -> Iterator[Finding]:
+        """The same, and an error where the rule cannot read what it was given."""
+        try:
+            yield from self.findings(file, *subjects)
+        except Exception as error:  # foreign files hold anything
+            value = f"what no bundle holds ({type(error).__name__}: {error})"[:300]
+            yield Finding(ERROR, self.name, file, self.message, value, "Correct or refuse it")
+
 
 RULES: dict[str, Rule] = {}
 
@@ -77,7 +85,12 @@ def rule(
 
 
 def run(
-    scopes: Iterable[str], file: str, *subjects: Any, voxels: bool = True, most: int | None = None
+    scopes: Iterable[str],
+    file: str,
+    *subjects: Any,
+    voxels: bool = True,
+    most: int | None = None,
+    foreign: bool = False,
 ) -> list[Finding]:
     """Findings of all rules of some scopes.
 
@@ -87,13 +100,16 @@ def run(
         subjects: what the scopes' rules take.
         voxels: without it, only rules that read headers.
         most: findings of one rule, after which it is not asked further.
+        foreign: nothing is known of the subjects; a rule that fails on them is an error of theirs.
     """
     wanted = set(scopes)
     return [
         finding
         for each in RULES.values()
         if each.scope in wanted and (voxels or not each.voxels)
-        for finding in itertools.islice(each.findings(file, *subjects), most)
+        for finding in itertools.islice(
+            (each.judgement if foreign else each.findings)(file, *subjects), most
+        )
     ]
 
 

@@ -74,7 +74,7 @@ def _whole(folder: str | Path) -> Bundle:
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", bundle.root.name, re.ASCII):
         msg = f"{bundle.root} must have a name of letters, digits, _, - and dots. Rename it."
         raise UserError(msg)
-    findings = worst_first(run(("bundle",), "", bundle))
+    findings = worst_first(run(("bundle",), "", bundle, foreign=True))
     errors = [finding for finding in findings if finding.severity == ERROR]
     if errors:
         more = f" ({len(errors) - 1} more: run check)" if len(errors) > 1 else ""

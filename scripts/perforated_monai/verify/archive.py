@@ -23,6 +23,8 @@ _RATIO_FROM = 10**6
 _DIRECTORY_BYTES = 4 * 2**20
 _END = struct.Struct("<4s4H2IH")
 _LOCAL = struct.Struct("<4s5H3I2H")
+# What Python's zipfile raises beside its own error when it meets odd bytes.
+_DAMAGE = (ValueError, NotImplementedError, RuntimeError, EOFError, OverflowError, struct.error)
 _ENCRYPTED, _SIZES_FOLLOW = 0x1, 0x8
 _OTHER_NAME = 0x7075  # extra field with a second name, which some programs take instead
 
@@ -73,7 +75,7 @@ def open_archive(path: Path) -> Archive:
         raise UserError(msg)
     try:
         return Archive(path, zipfile.ZipFile(path))
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+    except (zipfile.BadZipFile, OSError, *_DAMAGE) as error:
         msg = f"{path} must be a zip; got {error}. Fetch it again."
         raise UserError(msg) from None
 
@@ -178,8 +180,12 @@ def unpack(archive: Archive, folder: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             _write(archive, entry, target)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, zlib.error, *_DAMAGE) as error:
             msg = f"{archive.path}: {entry.filename} is damaged ({error}). Fetch the zip again."
+            raise UserError(msg) from None
+        except OSError as error:
+            reason = error.strerror or error
+            msg = f"{archive.path} cannot be unpacked to be read: {reason}. Free space in {folder}."
             raise UserError(msg) from None
     return folder / archive.top
 

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .. import __version__
-from ..audit.finding import WARNING
+from ..audit.finding import NOTE, WARNING
 from ..audit.registry import Broken, rule
 from ..errors import UserError
 from ..files import hash_of
@@ -74,7 +74,7 @@ def walk(root: Path) -> Unpacked:
         UserError: for more files than a bundle has.
     """
     found = Unpacked(root)
-    for folder, folders, files in os.walk(root):
+    for folder, folders, files in os.walk(root, onerror=_unreadable):
         for name in [*folders, *files]:
             path = Path(folder) / name
             short = path.relative_to(root).as_posix()
@@ -87,6 +87,11 @@ def walk(root: Path) -> Unpacked:
             msg = f"{root} must hold at most {MOST_FILES} files. Name a bundle's own folder."
             raise UserError(msg)
     return found
+
+
+def _unreadable(error: OSError) -> None:
+    msg = f"{error.filename} cannot be listed ({error.strerror}), so nothing can be said of it."
+    raise UserError(f"{msg} Make it readable.")
 
 
 @rule("plain-files", "packed", "must be a plain file or folder")
@@ -147,6 +152,13 @@ def record(found: Unpacked) -> Iterator[Broken]:
             yield Broken("another sha256", "Fetch the zip again", path)
     for path in sorted(found.sizes.keys() - known.files.keys() - found.elsewhere - {RECORD}):
         yield Broken("a file that was not packed", "Remove it", path)
+
+
+@rule("unread", "content", "is not read, only compared with its hash", NOTE)
+def unread(found: Unpacked) -> Iterator[Broken]:
+    for path in found.sizes:
+        if _suffix(path) == ".onnx" or path.endswith(".onnx.data"):
+            yield Broken("a network in ONNX form", "Take it from a source that you trust", path)
 
 
 @rule("file-kinds", "code", "must be of a kind that a bundle needs")

@@ -58,7 +58,7 @@ def verify(target: str | Path) -> Verdict:
         raise UserError(msg)
     archive = open_archive(path)
     with archive.zip:
-        findings = run(("zip",), "", archive, most=MOST)
+        findings = run(("zip",), "", archive, most=MOST, foreign=True)
         if findings:
             return Verdict(archive.top or path.stem, len(archive.entries), worst_first(findings))
         with _temporary_folder() as folder:
@@ -70,12 +70,12 @@ def _judge_folder(root: Path) -> Verdict:
     found = walk(root)
     verdict = Verdict(root.name, len(found.sizes))
     for scope in ("packed", "content"):
-        verdict.findings += run((scope,), "", found, most=MOST)
+        verdict.findings += run((scope,), "", found, most=MOST, foreign=True)
         if verdict.broken:
             verdict.findings = worst_first(verdict.findings)
             return verdict
-    verdict.foreign = worst_first(run(("code",), "", found, most=MOST))
-    whole = run(("bundle",), "", read_bundle(root), most=MOST)
+    verdict.foreign = worst_first(run(("code",), "", found, most=MOST, foreign=True))
+    whole = run(("bundle",), "", read_bundle(root), most=MOST, foreign=True)
     # A network that is not built leaves its weights uncompared.
     unread = [f for f in whole if f.rule == "network" and f.severity == NOTE]
     verdict.foreign += unread
