@@ -221,12 +221,14 @@ def test_former_weights_do_not_come_back(grown: Callable, tmp_path: Path) -> Non
         {"path": f"models/{name}", "url": "https://example.org/x", "hash_val": "", "hash_type": ""}
         for name in ("model.pt", "model.ts", "labels.json")
     ]
+    shutil.copytree(source.run, copy / "runs" / "another")  # of no use to whoever gets the bundle
     (copy / "large_files.yml").write_text(yaml.safe_dump({"large_files": entries}))
     export_to_new_bundle(source.run, copy, tmp_path / "new")
     kept = yaml.safe_load((tmp_path / "new" / "large_files.yml").read_text())["large_files"]
     assert [e["path"] for e in kept] == ["models/labels.json"]
     found = {p.name for p in (tmp_path / "new" / "models").iterdir()}
     assert found == {"model.pt", "network.json", "parity.json", "labels.json"}
+    assert not [p for p in (tmp_path / "new" / "runs").rglob("*") if p.is_file()]
 
 
 # -- what is refused -------------------------------------------------------------------------

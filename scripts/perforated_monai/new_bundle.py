@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def export_to_new_bundle(
     runs = {"trained network": trained.network, "model.pt": network}
     reference = Reference("trained network", runs, expected, patches, exclusive)
     with new_folder(target) as stage:
-        _copy(source, stage, [Path(run)])
+        _copy(source, stage)
         _write(stage, network, record, trained)
         _write_metadata(stage, metadata, record, trained)
         with trained.settings():
@@ -157,13 +157,12 @@ def _patches(
     return load_patches(source, inference, shape, volumes)
 
 
-def _copy(source: Path, stage: Path, left_out: Iterable[Path]) -> None:
+def _copy(source: Path, stage: Path) -> None:
     """Every file but caches, runs inside the bundle, and other forms of its network."""
-    outside = [folder.resolve() for folder in left_out]
 
     def ignored(folder: str, names: list[str]) -> set[str]:
         found = shutil.ignore_patterns(*_SKIPPED)(folder, names)
-        found |= {n for n in names if (Path(folder) / n).resolve() in outside}
+        found |= {n for n in names if (Path(folder) / n / "history.jsonl").is_file()}  # runs
         if Path(folder) == source / "models":
             found |= {n for n in names if n.startswith(("model.", "model_")) or n in _OF_NETWORK}
         return found

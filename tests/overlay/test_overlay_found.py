@@ -1,5 +1,6 @@
 """Overlays of the zoo's styles: parts found, nothing run, knobs first, handlers appended."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,19 @@ def test_knobs_follow_the_options(bundle: Callable) -> None:
     assert "in 1 layers" in make_overlay(folder, Choices(layers=("model.2.0.conv",)))
     with pytest.raises(UserError, match="matches none of the 6 layers"):
         overlay(folder, layers=("encoder.*",))
+
+
+def test_from_inside_the_bundle_it_writes_beside_it(
+    bundle: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = bundle()
+    for place, out in ((folder, "../runs/spleen"), (folder / "configs", "../../runs/spleen")):
+        monkeypatch.chdir(place)
+        text = make_overlay(Path(os.path.relpath(folder)))
+        assert yaml.safe_load(text)["output_dir"] == out
+        assert f"--out {out.removesuffix('runs/spleen')}spleen_dendritic" in text
+    monkeypatch.undo()
+    assert overlay(folder)["output_dir"] == "runs/spleen"
 
 
 def test_weights_to_start_from(bundle: Callable, tmp_path: Path) -> None:

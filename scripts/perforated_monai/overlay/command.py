@@ -67,6 +67,7 @@ def make_overlay(bundle: str | Path, choices: Choices | None = None) -> str:
         name=folder.resolve().name,
         config_file=config.file.as_posix(),
         bundle=folder.as_posix(),
+        output_dir=_beside(folder),
         log_files=log_files(folder),
         bundle_root="" if "bundle_root" in config else folder.as_posix(),
         lists={key: config.get(key) for key in ("imports", "initialize", "finalize")},
@@ -82,6 +83,13 @@ def make_overlay(bundle: str | Path, choices: Choices | None = None) -> str:
     text = overlay_text(content, parts, find_redirects(config))
     _verify(text, config, parts)
     return text
+
+
+def _beside(folder: Path) -> str:
+    """``runs/<bundle>`` below the current folder, or beside the bundle when that is inside it."""
+    root, here = folder.resolve(), Path.cwd()
+    inside = len(here.relative_to(root).parts) + 1 if here.is_relative_to(root) else 0
+    return "../" * inside + f"runs/{root.name}"
 
 
 def _start(folder: Path, config: TrainConfig, choices: Choices) -> tuple[str | None, str]:

@@ -25,6 +25,7 @@ class Content:
         name: of the bundle.
         config_file: as it stands on the command line.
         bundle: likewise.
+        output_dir: where the run writes unless it is told otherwise.
         log_files: the bundle's logging.conf writes files.
         bundle_root: to set, where the config has none.
         lists: what the config has at ``imports``, ``initialize`` and ``finalize``.
@@ -39,6 +40,7 @@ class Content:
     name: str
     config_file: str
     bundle: str
+    output_dir: str
     log_files: bool
     bundle_root: str
     lists: Mapping[str, Any]
@@ -66,7 +68,7 @@ def overlay_text(content: Content, parts: Parts, redirects: Sequence[Redirect]) 
 
 def _head(content: Content, parts: Parts) -> str:
     run = "run" if parts.run == "run" else f"run {parts.run}"
-    out, bundle = shlex.quote(f"runs/{content.name}"), shlex.quote(content.bundle)
+    out, bundle = shlex.quote(content.output_dir), shlex.quote(content.bundle)
     files = f"\"['{content.config_file}','dendrites.yaml']\""
     command = [
         f"python -m monai.bundle {run} --config_file {files}",
@@ -74,6 +76,7 @@ def _head(content: Content, parts: Parts) -> str:
     ]
     if content.log_files:
         command[-1] += " --logging_file False"
+    outside = content.output_dir.removesuffix(f"runs/{content.name}")
     scheduler = f"schedule @{parts.scheduler}" if parts.scheduler else "no learning-rate schedule"
     every = "each epoch" if parts.interval == 1 else f"every {parts.interval} epochs"
     validated = "" if parts.interval is None else f", validated {every}"
@@ -90,7 +93,7 @@ def _head(content: Content, parts: Parts) -> str:
     ]
     commented = [line for text in lines for line in _comment(text)]
     export = f"python -m perforated_monai export {out} --bundle {bundle}"
-    export += f" --out {shlex.quote(f'{content.name}_dendritic')}"
+    export += f" --out {shlex.quote(f'{outside}{content.name}_dendritic')}"
     shown = [_one_line(line) for line in (*command, export)]
     commands = [f"#   {shown[0]} \\", f"#     {shown[1]}", f"#   {shown[2]}"]
     first = len(_comment(lines[0]))
@@ -136,7 +139,7 @@ def _start(content: Content) -> str:
 def _moves(content: Content, redirects: Sequence[Redirect]) -> str:
     lines = [
         "# Everything that training writes goes below output_dir, nothing into the bundle.",
-        f"output_dir: {_scalar(f'runs/{content.name}')}",
+        f"output_dir: {_scalar(content.output_dir)}",
     ]
     for redirect in redirects:
         was = _one_line(redirect.was)
