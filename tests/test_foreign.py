@@ -339,30 +339,44 @@ def test_another_metric_may_lead(tmp_path: Path) -> None:
     assert evaluator.state.key_metric_name == "val_mean_dice"
 
 
-def test_a_killed_run_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("interval", "epochs", "killed_in"),
+    [
+        (1, 5, 4),  # after growth
+        (3, 9, 2),  # before the first validation
+    ],
+)
+def test_a_killed_run_goes_on(interval: int, epochs: int, killed_in: int, tmp_path: Path) -> None:
     """Not bit for bit: the order of cases is the bundle's own. But from where it was."""
-    bundle, data = prepared(tmp_path, "spleen")
+    data = write_cases(tmp_path / "data")
+    bundle = spleen(tmp_path / "spleen", val_interval=interval)
     file, out = tmp_path / "dendrites.yaml", tmp_path / "run"
     file.write_text(make_overlay(bundle))
     before = tree_hash(bundle)
+    last = {"train::trainer::max_epochs": epochs}
 
     def killed() -> None:
         start = ConfigWorkflow.run
 
         def run(self: ConfigWorkflow) -> object:
             trainer = self.parser.get_parsed_content("train::trainer")
-            trainer.add_event_handler(Events.EPOCH_STARTED(once=4), kill_self)
+            trainer.add_event_handler(Events.EPOCH_STARTED(once=killed_in), kill_self)
             return start(self)
 
         ConfigWorkflow.run = run  # type: ignore[method-assign]
-        run_overlay(bundle, data, out, file)
+        run_overlay(bundle, data, out, file, **last)
 
     assert in_child(killed) == -signal.SIGKILL
     first = history(out)
-    assert grown_sets(out) == [1]
-    run_overlay(bundle, data, out, file)
+    assert len([e for e in first if e["event"] == "epoch"]) == killed_in - 1
+    run_overlay(bundle, data, out, file, **last)
     assert history(out)[: len(first)] == first
-    assert [e["epoch"] for e in history(out) if e["event"] == "epoch"] == [1, 2, 3, 4, 5]
+    done = [e for e in history(out) if e["event"] == "epoch"]
+    assert [e["epoch"] for e in done] == list(range(1, epochs + 1))
+    assert [e["epoch"] for e in done if e["dice"] is not None] == list(
+        range(interval, epochs + 1, interval)
+    )
+    assert grown_sets(out) == [1]
     assert tree_hash(bundle) == before
 
 

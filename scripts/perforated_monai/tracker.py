@@ -264,7 +264,9 @@ class Tracker:
         for name in _NOT_STATE:
             members.pop(name, None)
         best = self.folder / "best_model.pt"
-        data = torch.frombuffer(bytearray(best.read_bytes()), dtype=torch.uint8)
+        data = torch.empty(0, dtype=torch.uint8)  # before the first validation there is none
+        if best.exists():
+            data = torch.frombuffer(bytearray(best.read_bytes()), dtype=torch.uint8)
         return {"members": members, "best_model": data, "best": self.best, "calls": self.calls}
 
     def load_state_dict(self, state: dict[str, Any], network_state: dict[str, Tensor]) -> None:
@@ -276,7 +278,8 @@ class Tracker:
         """
         if self.writes:
             _remove_all_but(self.folder, "")
-            (self.folder / "best_model.pt").write_bytes(state["best_model"].numpy().tobytes())
+            if state["best_model"].numel():
+                (self.folder / "best_model.pt").write_bytes(state["best_model"].numpy().tobytes())
         self.load_network(network_state)
         tracker = self._gpa.pai_tracker
         with guard(self.config.verbose):
