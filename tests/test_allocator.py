@@ -15,11 +15,14 @@ from perforated_monai.allocator import keep_freed_memory
 torch.set_num_threads(1)
 print(keep_freed_memory() if "keep" in sys.argv else None)
 x = torch.ones(2**24)  # 64 MiB: above the largest threshold that glibc sets by itself
-for _ in range(3):
+found = []
+for _ in range(20):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     y = x + 1
     del y
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+# glibc before 2.38 needs some steps until aligned blocks of this size find a freed one.
+print(sorted(found)[5])
 """
 
 

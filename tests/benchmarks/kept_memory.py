@@ -3,7 +3,8 @@
     python tests/benchmarks/kept_memory.py [--steps 10] [--rounds 3]
 
 Runs each step in processes with and without ``keep_freed_memory``, in turn, one thread, and prints
-a Markdown table: CPU time a step (user and system), of it in the kernel, and page faults.
+a Markdown table: CPU time a step (user and system), of it in the kernel, page
+faults, and the peak of resident memory.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def main() -> None:
         "| step | given back: ms, of it kernel | kept: ms, of it kernel | kept / given back |",
         end="",
     )
-    print(" page faults |\n|---|---|---|---|---|")
+    print(" page faults | peak MiB |\n|---|---|---|---|---|---|")
     for name in STEPS:
         found: dict[str, list[dict[str, float]]] = {"given back": [], "kept": []}
         for _ in range(arguments.rounds):
@@ -50,7 +51,8 @@ def main() -> None:
         print(
             f"| {name} | {before['ms']:.0f}, {before['kernel']:.0f} | {after['ms']:.0f}, "
             f"{after['kernel']:.0f} | {after['ms'] / before['ms']:.2f} | "
-            f"{before['faults']:,.0f} / {after['faults']:,.0f} |",
+            f"{before['faults']:,.0f} / {after['faults']:,.0f} | "
+            f"{before['peak']:.0f} / {after['peak']:.0f} |",
             flush=True,
         )
 
@@ -100,6 +102,7 @@ def measure(name: str, kept: bool, steps: int) -> dict[str, float]:
         "ms": user + kernel,
         "kernel": kernel,
         "faults": (after.ru_minflt - before.ru_minflt) / steps,
+        "peak": after.ru_maxrss / 1024,
     }
 
 
