@@ -66,9 +66,7 @@ def export_run(
     finish(bundle)
     trained = load_trained(run)
     if trained.from_overlay:
-        msg = (
-            f"{run} is of someone else's bundle, which stays as it is: add --out NEW_FOLDER."
-        )
+        msg = f"{run} is of someone else's bundle, which stays as it is: add --out NEW_FOLDER."
         raise UserError(msg)
     configs = _read_configs(bundle)
     spec, network = make_spec(trained)
