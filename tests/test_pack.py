@@ -54,6 +54,15 @@ def test_the_same_bundle_gives_the_same_bytes(bundle, tmp_path):
     assert again.sha256 == first.sha256 == sha256((tmp_path / "first.zip").read_bytes())
 
 
+def test_an_unpacked_bundle_packs_to_the_same_zip(bundle, tmp_path):
+    first = pack_bundle(bundle, tmp_path / "first.zip")
+    with zipfile.ZipFile(first.file) as archive:
+        archive.extractall(tmp_path / "there")
+    again = pack_bundle(tmp_path / "there" / TOP, tmp_path / "again.zip")
+    assert again.sha256 == first.sha256
+    assert again.notes == ["left out: packed.json, perforated_monai"]
+
+
 def test_entries_have_one_folder_one_order_one_time_and_no_compression(bundle, tmp_path):
     file = pack_bundle(bundle, tmp_path / "packed.zip").file
     with zipfile.ZipFile(file) as archive:

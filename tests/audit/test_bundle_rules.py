@@ -250,6 +250,27 @@ def test_a_network_that_asks_for_too_much_costs_nothing(changes, bundle):
     assert {"network", "weights"} & {f.rule for f in check_bundle(bundle) if f.severity == ERROR}
 
 
+def test_what_the_zoo_writes_is_no_mistake(bundle):
+    """The older separator in references, a list of cases, and the older schema of metadata."""
+    text = (bundle / TRAIN).read_text().replace('"@train::handlers"', '"@train#handlers"')
+    assert "@train#handlers" in text
+    (bundle / TRAIN).write_text(text)
+    cases = {"training": [{"image": "a.nii.gz", "label": "b.nii.gz"}], "validation": []}
+    write(bundle, "configs/datalist.json", json.dumps(cases))
+    assert check_bundle(bundle) == []
+
+    def older(metadata: dict) -> None:
+        metadata["schema"] = metadata["schema"].replace("20240725", "20220324")
+        packages = metadata.pop("required_packages_version")
+        metadata["optional_packages_version"] = packages
+
+    change(bundle, METADATA, older)
+    assert check_bundle(bundle) == []
+    change(bundle, METADATA, lambda m: m.pop("optional_packages_version"))
+    (found,) = check_bundle(bundle)
+    assert found.value == "no optional_packages_version"
+
+
 def test_a_mistyped_key_gets_the_nearest_name(bundle):
     write(bundle, "configs/more.yaml", "learning_rat: 0.1\n")
     (found,) = [f for f in check_bundle(bundle) if f.rule == "override-keys"]

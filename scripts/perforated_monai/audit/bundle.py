@@ -50,8 +50,9 @@ class Bundle:
 
     @property
     def overlays(self) -> list[str]:
-        """Configs that are merged on `train`: all but the workflows, metadata and manifests."""
+        """Configs that are merged on `train`: all but workflows, metadata and lists of data."""
         known = {"configs/metadata.json", *self.manifests, *map(self.file_of, WORKFLOWS)}
+        known |= {file for file, content in self.configs.items() if _is_datalist(content)}
         return [file for file in self.configs if file not in known]
 
     @cached_property
@@ -116,6 +117,12 @@ def _parse(path: Path) -> dict[str, Any]:
         msg = f"{type(data).__name__} at the top, not a mapping"
         raise ValueError(msg)
     return data
+
+
+def _is_datalist(content: dict[str, Any]) -> bool:
+    """Cases as MSD and the zoo list them: `{"training": [{"image": ...}]}`."""
+    lists = [cases for cases in content.values() if isinstance(cases, list)]
+    return any(isinstance(case, dict) and "image" in case for cases in lists for case in cases)
 
 
 def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -61,7 +61,8 @@ def property_references(bundle: Bundle) -> Iterator[Broken]:
             for entry in _properties(workflow).values():
                 found = value_of(bundle.configs[file], entry.get("refer_id") or "?")
                 wanted = f"@{entry['id']}"
-                if isinstance(found, str) and not found.startswith("$") and found != wanted:
+                written = str(found).replace("#", "::")
+                if isinstance(found, str) and found[:1] != "$" and written != wanted:
                     value = f"{found} under {entry['refer_id']}"
                     yield Broken(value, f"Write {wanted}: clients look there", file)
 

@@ -37,6 +37,8 @@ OPTIONAL = {
     "references": list,
     "supported_apps": dict,
 }
+# The schema before it (20220324), which most of the zoo's bundles name, has the packages there.
+_OLDER = {"required_packages_version": "optional_packages_version"}
 TENSOR_KEYS = ("type", "format", "num_channels", "spatial_shape", "dtype", "value_range")
 _TENSOR_KINDS: dict[str, Any] = {
     "type": str,
@@ -56,10 +58,13 @@ def metadata_schema(bundle: Bundle) -> Iterator[Broken]:
     metadata = bundle.metadata
     if not metadata:
         return
+    older = _OLDER if "20220324" in str(metadata.get("schema")) else {}
     for key, kind in (REQUIRED | OPTIONAL).items():
+        if key not in metadata:
+            key = older.get(key, key)
         if key in metadata and not isinstance(metadata[key], kind):
             yield _wrong(f"{_short(metadata[key])} under {key}", f"Write a {_NAMES[kind]} there")
-        elif key not in metadata and key in REQUIRED:
+        elif key not in metadata and key in (*REQUIRED, *older.values()):
             yield _wrong(f"no {key}", f"Write a {_NAMES[kind]} there")
     references = metadata.get("references")
     if isinstance(references, list) and not all(isinstance(text, str) for text in references):
