@@ -192,6 +192,8 @@ def test_needs_follow_from_what_the_config_names():
     assert needs({"x": {"_target_": "ignite.handlers.ProgressBar"}}) - needs({}) == {"tqdm"}
     assert needs({"x": {"_target_": "SwinUNETR"}}) - needs({}) == {"einops"}
     assert "filelock" in needs({"x": {"_target_": "perforated_monai.RunHandler"}})
+    sharing = needs({"x": "perforated_monai.pack", "y": "perforated_monai.verify"})
+    assert "pyyaml" in sharing and "perforatedai" not in sharing
 
 
 def test_stamping_keeps_what_it_does_not_know():

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import struct
+import subprocess
+import sys
 import zipfile
 
 import pytest
 
+from harness import in_child
 from perforated_monai import UserError
 from perforated_monai.__main__ import main
 from perforated_monai.audit import RULES
@@ -186,6 +190,30 @@ def test_a_folder_that_cannot_be_listed_is_refused(packed, tmp_path, forked):
     finally:
         hidden.chmod(0o755)
     assert code == 1 and "hidden cannot be listed" in said
+
+
+@pytest.mark.slow  # a process of its own
+def test_the_package_inside_a_bundle_does_not_judge_it(packed, tmp_path):
+    """Run from inside the bundle, ``python -m`` takes the bundle's own copy."""
+    with zipfile.ZipFile(packed) as archive:
+        archive.extractall(tmp_path)
+    root = tmp_path / TOP
+    words = ["-m", "perforated_monai", "verify", "."]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=root, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "Run verify from another folder" in done.stderr
+
+
+def test_terminated_in_its_midst_it_leaves_nothing(packed):
+    def work() -> None:
+        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        for _ in range(200):
+            main(["verify", str(packed)])
+
+    assert in_child(work) == 128 + signal.SIGTERM  # and the folder is empty: see conftest
 
 
 def test_a_full_disk_is_named(packed, tmp_path, full_disk):

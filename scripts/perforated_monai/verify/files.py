@@ -59,6 +59,15 @@ class Unpacked:
     configs: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
+    def written_by(self) -> str:
+        """Who packed it, as the record says."""
+        try:
+            known = read_record(self.root)
+        except UserError:
+            return ""
+        return known.written_by[:60] if known else ""
+
+    @cached_property
     def elsewhere(self) -> set[str]:
         """Paths that may come from an address."""
         try:
@@ -188,7 +197,8 @@ def package(found: Unpacked) -> Iterator[Broken]:
     ]
     if other:
         shown = ", ".join(other[:3]) + (f" and {len(other) - 3} more" if len(other) > 3 else "")
-        value = f"{len(other)} files unlike those of {__version__}: {shown}"
+        made = f" (packed by {found.written_by})" if found.written_by else ""
+        value = f"{len(other)} files unlike those of {__version__}{made}: {shown}"
         cure = "Install the version that it was packed with, or read them before you go on"
         yield Broken(value, cure, PACKAGE)
 

@@ -67,6 +67,7 @@ def verify(target: str | Path) -> Verdict:
 
 def _judge_folder(root: Path) -> Verdict:
     """Files first, then what they hold, then what they would run, then the bundle as a whole."""
+    _refuse_own_folder(root, Path(__file__).resolve())
     found = walk(root)
     verdict = Verdict(root.name, len(found.sizes))
     for scope in ("packed", "content"):
@@ -83,6 +84,13 @@ def _judge_folder(root: Path) -> Verdict:
         [*verdict.findings, *(finding for finding in whole if finding not in unread)]
     )
     return verdict
+
+
+def _refuse_own_folder(root: Path, code: Path) -> None:
+    """A bundle that is judged by the package inside it has run already: `python -m` looks here."""
+    if root in code.parents:
+        msg = f"{root} holds the code that would judge it. Run verify from another folder."
+        raise UserError(msg)
 
 
 @contextlib.contextmanager
