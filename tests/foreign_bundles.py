@@ -491,18 +491,30 @@ def _evaluate() -> dict[str, Any]:
 
 
 def _metadata(network: dict[str, Any], size: Sequence[int]) -> dict[str, Any]:
-    image = {"type": "image", "num_channels": network["in_channels"], "spatial_shape": list(size)}
+    """Of MONAI's schema 20240725."""
+    tensor = {"type": "image", "spatial_shape": list(size), "dtype": "float32"}
+    tensor |= {"value_range": [0, 1], "is_patch_data": True}
+    image = {"format": "magnitude", "modality": "MR", "num_channels": network["in_channels"]}
     outputs = network["out_channels"]
     names = {str(i): "background" if i == 0 else f"structure {i}" for i in range(outputs)}
-    pred = {"type": "image", "num_channels": outputs, "spatial_shape": list(size)}
+    pred = {"format": "segmentation", "num_channels": outputs, "channel_def": names}
     return {
+        "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/"
+        "0.8.1/meta_schema_20240725.json",
         "version": "0.1.0",
         "changelog": {"0.1.0": "first"},
+        "monai_version": "1.4.0",
+        "pytorch_version": "2.4.0",
+        "numpy_version": "1.24.4",
+        "required_packages_version": {"nibabel": "5.2.1", "pytorch-ignite": "0.4.11"},
         "task": "Segmentation of a bright ellipsoid",
+        "description": "A tiny network for tests",
+        "authors": "A stranger",
+        "copyright": "Copyright (c) A stranger",
         "eval_metrics": {"mean_dice": 0.5},
         "network_data_format": {
-            "inputs": {"image": image},
-            "outputs": {"pred": pred | {"channel_def": names}},
+            "inputs": {"image": tensor | image},
+            "outputs": {"pred": tensor | pred},
         },
     }
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +31,12 @@ from foreign_bundles import (
 from harness import history, in_child, kill_self, refused, same_run
 from perforated_monai import UserError, build_network, load_weights
 from perforated_monai.__main__ import main
+from perforated_monai.audit.bundle import check_bundle
 from perforated_monai.layer import DendriticLayer
 from perforated_monai.new_bundle import export_to_new_bundle
 from perforated_monai.overlay import Choices, make_overlay
 from perforated_monai.overlay.find import Given
+from perforated_monai.pack import pack_bundle
 from perforated_monai.trained import load_trained
 from segment_bundle import segment
 
@@ -142,6 +145,14 @@ def test_the_network_is_replaced_wherever_it_is_defined(exported: Path, grown: C
     assert metadata["version"] == "0.1.1" and "0.1.1" in metadata["changelog"]
     best = load_trained(grown("spleen").run).best
     assert metadata["eval_metrics"]["mean_dice"] == round(best["dice"], 4)
+
+
+def test_the_new_bundle_passes_the_check_and_packs(exported: Path, tmp_path: Path) -> None:
+    assert [f.line() for f in check_bundle(exported)] == []
+    packed = pack_bundle(exported, tmp_path / "new.zip")
+    with zipfile.ZipFile(packed.file) as archive:
+        names = {name.partition("/")[2] for name in archive.namelist()}
+    assert {"models/model.pt", "configs/train.json", "perforated_monai/network.py"} <= names
 
 
 def test_the_new_bundle_is_the_trained_network(exported: Path, grown: Callable) -> None:
