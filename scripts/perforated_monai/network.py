@@ -14,6 +14,7 @@ import torch
 from monai.networks.blocks import Convolution
 from torch import nn
 
+from . import nets
 from .block import DendriticBlock
 from .errors import UserError
 from .layer import FUSIBLE, DendriticLayer
@@ -175,9 +176,12 @@ def _base(entry: dict[str, Any]) -> nn.Module:
 
 
 def _network_class(name: str) -> type[nn.Module]:
-    found = getattr(monai.networks.nets, name, None)
+    found = getattr(nets if name in nets.__all__ else monai.networks.nets, name, None)
     if not (inspect.isclass(found) and issubclass(found, nn.Module)):
-        msg = f"base.name must be a class of monai.networks.nets; got {name!r}."
+        msg = (
+            f"base.name must be a class of monai.networks.nets or one of {', '.join(nets.__all__)}"
+            f"; got {name!r}."
+        )
         raise UserError(msg)
     return found
 

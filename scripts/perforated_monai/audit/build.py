@@ -16,6 +16,7 @@ PLAIN_NETWORKS = (
     *("HighResNet", "MedNeXt", "AutoEncoder", "VarAutoEncoder", "ViT", "VISTA3D", "Quicknat"),
 )
 OURS = "perforated_monai.build_network"
+OUR_NETWORKS = "perforated_monai.nets."
 MOST_MODULES = 5_000
 LARGEST_NUMBER = 10**6
 MOST_CHARACTERS = 10**6
@@ -47,7 +48,7 @@ def build(definition: dict[str, Any]) -> NetworkOrReason:
     try:
         if target == OURS:
             spec = definition["spec"]
-        elif target.removeprefix("monai.networks.nets.") in PLAIN_NETWORKS:
+        elif _is_plain(target):
             spec = {"format": 1, "base": base_spec(definition), "dendrites": {}}
         else:
             return NetworkOrReason(reason=f"{target}, which is code of its own")
@@ -95,6 +96,13 @@ def on_meta() -> Iterator[None]:
             yield
     finally:
         hook.remove()
+
+
+def _is_plain(target: str) -> bool:
+    from .. import nets
+
+    known = (*PLAIN_NETWORKS, *(OUR_NETWORKS + name for name in nets.__all__))
+    return target.removeprefix("monai.networks.nets.") in known
 
 
 def _reads_files(spec: Any) -> str:

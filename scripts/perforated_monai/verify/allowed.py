@@ -10,6 +10,7 @@ from typing import Any
 import monai
 
 from .. import __all__ as PUBLIC
+from .. import nets
 from ..cli_config import monai_modules
 
 # Names that an expression may use or call; a class of MONAI is a component, not one of these.
@@ -41,6 +42,7 @@ NAMES = {
     *(f"monai.data.{name}" for name in ("list_data_collate", "pad_list_data_collate")),
     "monai.data.partition_dataset",
     *(f"perforated_monai.{name}" for name in PUBLIC),
+    *(f"perforated_monai.nets.{name}" for name in nets.__all__),
     *(f"perforated_monai.distributed.{name}" for name in ("start", "stop", "device", "rank")),
     *(f"perforated_monai.distributed.{name}" for name in ("world", "shard")),
 }
