@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .overlay.watch import bundle_unchanged, watch_bundle
     from .regions import LabelRegionsd
     from .run import RunHandler
+    from .sparsity import SparsityHandler
     from .trt import trt_network
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "EpochSampler",
     "LabelRegionsd",
     "RunHandler",
+    "SparsityHandler",
     "UserError",
     "build_network",
     "bundle_unchanged",
@@ -53,6 +55,7 @@ _MODULES = {
     "EpochSampler": "data",
     "LabelRegionsd": "regions",
     "RunHandler": "run",
+    "SparsityHandler": "sparsity",
     "UserError": "errors",
     "build_network": "network",
     "bundle_unchanged": "overlay.watch",

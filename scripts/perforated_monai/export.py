@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from . import __version__, engines, parity
 from .errors import UserError
 from .files import sha256, write_bytes, write_json, write_text
+from .fold import fold
 from .formats import FIXED_SIZE, PACKAGES, Source, choose_formats
 from .network import build_network, count_parameters, load_weights
 from .patches import load_patches
@@ -135,7 +136,10 @@ def export_formats(
 
 
 def make_spec(trained: Trained) -> tuple[dict[str, Any], nn.Module]:
-    """Network spec of a trained network, and the plain network built from it, with its weights."""
+    """Network spec of a trained network, and the plain network built from it, with its weights.
+
+    Masked branches are gone from both (``fold.py``).
+    """
     plain = copy.deepcopy(trained.network)
     counts = make_plain(plain, trained.activation) if trained.grown else {}
     dendrites = {
@@ -145,7 +149,7 @@ def make_spec(trained: Trained) -> tuple[dict[str, Any], nn.Module]:
     spec = {"format": 1, "base": trained.base, "dendrites": dendrites}
     network = build_network(spec)
     network.load_state_dict(plain.state_dict(), strict=True)
-    return spec, network.eval()
+    return fold(spec, network.eval())
 
 
 # -- reading and writing ---------------------------------------------------------------------

@@ -1,0 +1,111 @@
+"""``fold``: a masked network -> the smaller one without its masked branches, equal at inference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import UserError
+from .layer import DendriticLayer
+from .nets import SparseUNet
+from .nets.branched import channels_of
+from .network import build_network
+
+Change = Callable[[Tensor], Tensor]
+# Layers of a block whose channels are those of its branches.
+_INNER = ("reduce", "branch", "expand")
+
+
+def fold(spec: Mapping[str, Any], network: nn.Module) -> tuple[dict[str, Any], nn.Module]:
+    """Spec and network without masks; what has none is returned as it is.
+
+    Branches whose mask is zero go, with their channels in every tensor of the block, dendrites
+    included; the masks of the others are multiplied into the weights behind them. Names of layers
+    stay, so the ``dendrites`` of the spec do as well. Gates stay: they depend on the input.
+
+    Args:
+        spec: of ``network``.
+        network: plain, that is without layers of the tracker; left as it is.
+
+    Raises:
+        UserError: for dendrites, inside a block, that are no copies of their layer.
+    """
+    if not isinstance(network, SparseUNet) or network.masks is None:
+        return dict(spec), network
+    layer = network.masks
+    blocks = network.blocks()
+    for name, _ in blocks:
+        _refuse_kinds(name, spec["dendrites"])
+    kept = torch.tensor(layer.kept()).split(layer.counts)
+    training = network.training
+    network.eval()
+    masks = [m.detach() for m in layer()]
+    network.train(training)
+    changes: dict[str, Change] = {}
+    for (name, block), keep, mask in zip(blocks, kept, masks, strict=True):
+        changes |= _of_block(name, block, keep.nonzero().flatten(), mask)
+    branches = [int(keep.sum()) for keep in kept]
+    base = {**spec["base"], "branches": branches, "sparsity": None}
+    folded_spec = {**spec, "base": base}
+    state = {
+        name: changes[name](tensor) if name in changes else tensor
+        for name, tensor in network.state_dict().items()
+        if not name.startswith("masks.")
+    }
+    folded = build_network(folded_spec)
+    folded.load_state_dict(state, strict=True)
+    return folded_spec, folded.train(training)
+
+
+def _of_block(name: str, block: Any, branches: Tensor, mask: Tensor) -> dict[str, Change]:
+    """What becomes of each tensor of a block, by name."""
+    channels = channels_of(branches, block.width)
+    scale = mask[branches].repeat_interleave(block.width)
+
+    def rows(tensor: Tensor) -> Tensor:
+        return tensor[channels]
+
+    def columns(tensor: Tensor) -> Tensor:
+        shape = [1, -1] + [1] * (tensor.dim() - 2)
+        return tensor[:, channels] * scale.view(shape)
+
+    changes: dict[str, Change] = {
+        **_of_layer(f"{name}.reduce", block.reduce, channels),
+        **_of_layer(f"{name}.branch", block.branch, channels),
+        **{f"{name}.norm.{n}": rows for n in ("weight", "bias")},
+        **{f"{name}.gate.{n}": lambda t: t[branches] for n in ("slope", "bias")},
+    }
+    inner = ".fused" if isinstance(block.expand, DendriticLayer) else ""
+    return changes | {f"{name}.expand{inner}.weight": columns}
+
+
+def _of_layer(name: str, layer: Any, channels: Tensor) -> dict[str, Change]:
+    """A layer whose outputs are the branches' channels, with or without dendrites."""
+    if not isinstance(layer, DendriticLayer):
+        return {f"{name}.weight": lambda t: t[channels]}
+    parts, per_group = layer.count + 1, layer.channels // layer.groups
+    # Outputs of the fused layer: group by group, in a group part by part.
+    order = torch.arange(parts * layer.channels).view(layer.groups, parts, per_group)
+    kept = torch.zeros(layer.channels, dtype=torch.bool)
+    kept[channels] = True
+    here = kept.view(layer.groups, 1, per_group).expand_as(order)
+    chosen = order[here] if layer.groups > 1 else order[0][:, channels].flatten()
+    return {
+        f"{name}.fused.weight": lambda t: t[chosen],
+        f"{name}.to_output": lambda t: t[:, channels],
+        f"{name}.between": lambda t: t[:, channels],
+    }
+
+
+def _refuse_kinds(block: str, dendrites: Mapping[str, Any]) -> None:
+    for inner in _INNER:
+        kind = dendrites.get(f"{block}.{inner}", {}).get("kind", "copy")
+        if kind != "copy":
+            msg = (
+                f"Layer {block}.{inner} has dendrites of kind {kind}, which cannot be folded with "
+                "its masked branches. Grow kind copy there, or take the layer into exclude."
+            )
+            raise UserError(msg)
