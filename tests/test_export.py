@@ -16,6 +16,8 @@ from torch import nn
 from harness import BUNDLE, in_child, kill_self, train
 from perforated_monai import UserError, build_network, export, load_weights, proof, staging
 from perforated_monai.__main__ import main
+from perforated_monai.cheap import CheapDendriticLayer
+from perforated_monai.config import KINDS
 from perforated_monai.export import export_formats, export_run, make_spec
 from perforated_monai.formats import (
     FIXED_SIZE,
@@ -40,6 +42,15 @@ SWIN = {
     "num_heads": [1, 1, 1, 1],
     "feature_size": 12,
     "window_size": 4,
+}
+SPARSE = {
+    "name": "SparseUNet",
+    **IO,
+    "channels": [4, 8],
+    "strides": [2],
+    "branches": [4, 6],
+    "width": 2,
+    "sparsity": 0.5,
 }
 NETWORKS: dict[str, tuple[dict, int, list[str]]] = {
     "UNet": (
@@ -75,6 +86,19 @@ NETWORKS: dict[str, tuple[dict, int, list[str]]] = {
         16,
         CONV,
     ),
+    "MobileUNet": ({"name": "MobileUNet", **IO, "channels": [4, 8], "strides": [2]}, 16, CONV),
+    "MobileUNet, blocks": (
+        {"name": "MobileUNet", **IO, "channels": [4, 8], "strides": [2], "spatial_dims": 2},
+        16,
+        ["Convolution"],
+    ),
+    # Half of its branches are masked, and gone from the plain network.
+    "SparseUNet": (SPARSE, 16, CONV),
+    "SparseUNet, 2D": ({**SPARSE, "spatial_dims": 2}, 16, CONV),
+    **{
+        f"UNet, {kind}": (UNET | {"channels": [8, 16, 32], "strides": [2, 2]}, 16, CONV)
+        for kind in KINDS[1:]
+    },
     "SwinUNETR": (SWIN, 64, [*CONV, "Linear"]),
     "SwinUNETR, 2D": ({**SWIN, "spatial_dims": 2}, 64, [*CONV, "Linear"]),
 }
@@ -85,10 +109,12 @@ MANY = [
 ]
 # Free axes make an export slow: the default suite writes two networks, and the UNet into a bundle.
 QUICK = ("UNet, 2D", "SwinUNETR, 2D")
+QUICK_TS = ("MobileUNet", "SparseUNet")
 WRITTEN = [
-    pytest.param(name, format_, marks=() if name in QUICK else pytest.mark.slow)
+    pytest.param(name, format_, marks=() if quick else pytest.mark.slow)
     for name in NETWORKS
     for format_ in PACKAGES
+    for quick in [name in QUICK or (name in QUICK_TS and format_ == "ts")]
 ]
 IN_OTHER_PROCESS = """
 import json, pathlib, sys
@@ -112,7 +138,10 @@ for folder in sorted(p for p in pathlib.Path(".").iterdir() if p.is_dir()):
 assert "perforatedai" not in sys.modules
 """
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Layers without:UserWarning"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +161,9 @@ def grown(grow: Callable, volume: Callable) -> Callable[..., tuple[Trained, torc
         torch.manual_seed(0)
         network = build_network({"format": 1, "base": base, "dendrites": {}})
         x = volume(dims=base.get("spatial_dims", 3), size=size)
-        tracker = grow(network, x, sets, layer_types=kinds)
+        own = name.rpartition(", ")[2]
+        kind = own if own in KINDS else "copy"
+        tracker = grow(network, x, sets, layer_types=kinds, kind=kind)
         growth = {"config": tracker.config.to_dict(), "layers": tracker.layers}
         return Trained(Path(), network.eval(), base, {"growth": growth}), x
 
@@ -160,7 +191,7 @@ def test_four_ways(name: str, sets: int, grown, saved: Path) -> None:
     (folder / "network.json").write_text(json.dumps(spec))
     torch.save((x, outputs(plain, x)), folder / "example.pt")
     for layer in plain.modules():
-        if isinstance(layer, DendriticLayer):
+        if isinstance(layer, (DendriticLayer, CheapDendriticLayer)):
             layer.to_output.data.zero_()
     assert (outputs(plain, x) - expected).abs().max() > 0.001 * scale  # differs from the base
 
@@ -214,7 +245,7 @@ def test_formats(name: str, format_: str, grown, tmp_path: Path) -> None:
         assert json.loads(extra["inference.json"])["network_def"]["spec"] == spec
 
 
-@pytest.mark.parametrize("name", ["UNet", "UNet, blocks", "UNet, 2D"])
+@pytest.mark.parametrize("name", ["UNet", "UNet, blocks", "UNet, 2D", "UNet, depthwise"])
 def test_compiles_without_graph_breaks(name: str, grown) -> None:
     trained, x = grown(name, 2)
     _, plain = make_spec(trained)
