@@ -138,6 +138,7 @@ def pickled() -> bytes:
 NESTED = "[" * 5000 + "]" * 5000
 LAUGHS = "a: &a [x, x, x]\nb: &b [*a, *a, *a]\nc: [*b, *b, *b]\n"
 CALL = "!!python/object/apply:os.system ['true']"
+PAGE = "studies/results/x/report.html"
 PACKAGE_FILE = "perforated_monai/network.py"
 
 # What breaks it -> (rule, how); the record always agrees with what was changed.
@@ -320,6 +321,19 @@ FOREIGN: dict[str, tuple[str, Callable[[Content], str]]] = {
     "compiled code": ("file-kinds", lambda c: put(c, "configs/evil.pyc", "x")),
     "a library": ("file-kinds", lambda c: put(c, "models/evil.so", "x")),
     "a scan": ("file-kinds", lambda c: put(c, "docs/patient.nii", "x")),
+    "page with a script": ("pages", lambda c: put(c, PAGE, "<p><script>x()</script>")),
+    "page that acts": ("pages", lambda c: put(c, PAGE, "<img src='#' onerror='x()'>")),
+    "page that loads": ("pages", lambda c: put(c, PAGE, "<img src='http://evil/a.png'>")),
+    "page that calls": ("pages", lambda c: put(c, PAGE, "<a href='java\nscript:x()'>y</a>")),
+    "page that goes on": ("pages", lambda c: put(c, PAGE, "<meta http-equiv=refresh content=0>")),
+    "page with a style": ("pages", lambda c: put(c, PAGE, "<style>@import 'http://evil'</style>")),
+    "page with a comment": ("pages", lambda c: put(c, PAGE, "<!--><script>x()</script>-->")),
+    "style in a drawing": ("pages", lambda c: put(c, PAGE, "<svg><style><img src=x onerror=y()>")),
+    "style in a drawing that ends": (
+        "pages",
+        lambda c: put(c, PAGE, "<svg><style><img src=x onerror=y()></style></svg>"),
+    ),
+    "drawing": ("pages", lambda c: put(c, "docs/a.svg", "<svg onload='x()'/>")),
     "package changed": ("package", lambda c: in_package(c, PACKAGE_FILE, "x = 1")),
     "package with more": ("package", lambda c: in_package(c, "perforated_monai/evil.py", spy())),
     "package with less": ("package", lambda c: in_package(c, PACKAGE_FILE)),

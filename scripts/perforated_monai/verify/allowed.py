@@ -45,6 +45,12 @@ NAMES = {
     *(f"perforated_monai.nets.{name}" for name in nets.__all__),
     *(f"perforated_monai.distributed.{name}" for name in ("start", "stop", "device", "rank")),
     *(f"perforated_monai.distributed.{name}" for name in ("world", "shard")),
+    # handlers that a study adds to its trials, whose configs lie in studies/results
+    *(f"perforated_monai.study.{name}" for name in ("record.TrialRecord", "settle.GrowAndSettle")),
+    *(
+        f"perforated_monai.study.{name}"
+        for name in ("restart.RestartHandler", "branch.BranchHandler")
+    ),
 }
 # Of a function in NAMES: the only arguments it may get (an init_method names an address).
 ONLY_ARGUMENTS = {"torch.distributed.init_process_group": ("backend",)}

@@ -40,7 +40,9 @@ _DISGUISED = {
     b"\x80\x05": "a pickle",
 }
 _PICTURES = {".png": b"\x89PNG\r\n", ".jpg": b"\xff\xd8\xff", ".jpeg": b"\xff\xd8\xff"}
-_ZIPS = (".pt", ".ts", ".pt2")
+_ZIPS = (".pt", ".ts", ".pt2", ".npz")
+# What a study leaves in studies/results of a working folder; pack leaves it out. Pages: `pages`.
+_RESULTS = (".json", ".jsonl", ".csv", ".md", ".html", ".npz", ".png")
 
 
 @dataclass
@@ -207,6 +209,8 @@ def _is_usual(path: str, top: str, suffix: str) -> bool:
     if "/" not in path:
         return path in (*TOP, *NAMES, RECORD)
     kinds = FOLDERS.get(top, ())
+    if path.startswith("studies/results/"):
+        return suffix in _RESULTS or path.endswith(("/.gitignore", "/.lock"))
     if top == "models":
         formats = [name for names in FORMATS.values() for name in names]
         return suffix in kinds or path in [f"models/{name}" for name in formats]

@@ -12,7 +12,7 @@ from ..audit.bundle import read_bundle
 from ..audit.finding import ERROR, NOTE, Finding, worst_first
 from ..audit.registry import run
 from ..errors import UserError
-from . import compiled, configs, logging_conf, texts, weights  # noqa: F401 - they register rules
+from . import compiled, configs, logging_conf, pages, texts, weights  # noqa: F401 - rules
 from .archive import open_archive, unpack
 from .files import walk
 
