@@ -13,6 +13,7 @@ import torch
 from perforated_monai import build_network
 
 CLEAN = ["layer", "block", "network", "plain", "delta", "weights"]
+CLEAN += ["kinds", "dendrite", "cheap"]
 CLEAN += ["data", "manifest", "files", "errors"]
 LAYER = "model.0.conv.unit0.conv"
 SPEC = {

@@ -14,6 +14,7 @@ from .errors import UserError
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "identity")
 INITIALISATIONS = ("normal", "layer")
+KINDS = ("copy", "depthwise", "pointwise", "grouped", "low_rank")
 SWITCH_RULES = ("history", "fixed")
 
 
@@ -31,10 +32,18 @@ class DendriteConfig:
         improvement_threshold_raw: absolute gain (Dice, 0 to 1) that is needed as well.
         max_dendrites: dendrite sets at the most; a set is one dendrite beside each grown layer.
         tries: sets tried at one step before growth ends (``max_dendrite_tries``).
+        kind: what a dendrite is: ``copy`` of its layer, or cheaper, see ``dendrite.make_dendrite``:
+            ``depthwise``, ``pointwise``, ``grouped``, ``low_rank``. A layer that has no cheaper
+            dendrite of the kind stays as it is, with a warning; a layer named in full is refused.
+        groups: groups of ``grouped``, which costs 1 / groups of its layer; 0 takes the smallest
+            number >= 4 that divides the channels of each layer.
+        rank: channels that ``low_rank`` goes through; 0 takes what costs at most 15 % of each
+            layer.
         activation: non-linearity f of a dendrite, one of ``sigmoid``, ``tanh``, ``relu``,
             ``identity``.
         initialisation: ``"normal"`` draws every dendrite weight from N(0, scale²) (the library's
             way); ``"layer"`` calls the layer's own ``reset_parameters`` and multiplies by scale.
+            Dendrites of two convolutions need ``"layer"``: N(0, 0.01²) twice leaves no signal.
         scale: see ``initialisation``; 0.01 is the library's default.
         layer_types: class names of the layers that grow, such as ``Conv3d`` or ``Convolution``.
         layer_names: shell patterns over module names; a layer grows when one matches.
@@ -54,6 +63,9 @@ class DendriteConfig:
     improvement_threshold_raw: float = 1e-5
     max_dendrites: int = 3
     tries: int = 2
+    kind: str = "copy"
+    groups: int = 0
+    rank: int = 0
     activation: str = "sigmoid"
     initialisation: str = "normal"
     scale: float = 0.01
@@ -69,6 +81,12 @@ class DendriteConfig:
     def __post_init__(self) -> None:
         for name in ("patience", "max_dendrites", "tries"):
             _whole(name, getattr(self, name), least=1)
+        _choice("kind", self.kind, KINDS)
+        for name, owner in (("groups", "grouped"), ("rank", "low_rank")):
+            _whole(name, getattr(self, name), least=0)
+            if getattr(self, name) and self.kind != owner:
+                msg = f"{name} belongs to kind {owner}; got {name} with kind {self.kind!r}."
+                raise UserError(msg)
         _choice("switch", self.switch, SWITCH_RULES)
         _choice("activation", self.activation, ACTIVATIONS)
         _choice("initialisation", self.initialisation, INITIALISATIONS)

@@ -10,8 +10,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .dendrite import make_dendrite
 from .errors import UserError
 from .grown import wrapped_modules
+from .kinds import Kind
 from .network import add_dendrites, read_weights, replace_module
 from .plain import between_rows
 from .weights import load_start, weights_hash
@@ -22,8 +24,8 @@ FILE = "dendrites.pt"
 def delta_of(network: nn.Module) -> dict[str, Tensor]:
     """Tensors of the dendrites of a network grown by the tracker.
 
-    ``<layer>.dendrites.<i>.<name>`` is a copy's own tensor, ``<layer>.to_output`` is w ``(D, C)``
-    and ``<layer>.between`` v ``(D(D-1)/2, C)`` of ``DendriticLayer``.
+    ``<layer>.dendrites.<i>.<name>`` is a dendrite's own tensor, ``<layer>.to_output`` is w
+    ``(D, C)`` and ``<layer>.between`` v ``(D(D-1)/2, C)`` of ``DendriticLayer``.
     """
     found: dict[str, Tensor] = {}
     for layer, module in wrapped_modules(network):
@@ -90,11 +92,13 @@ def _with_dendrites(
     count = int(entry["count"])
     try:
         main = network.get_submodule(layer)
-        made = add_dendrites(main, count, str(entry["activation"]))
+        kind = Kind.of(entry)
+        made = add_dendrites(main, count, str(entry["activation"]), kind)
         dendrites = []
         for i in range(count):
             prefix = f"{layer}.dendrites.{i}."
-            dendrite = copy.deepcopy(main)
+            copied = kind.name == "copy"
+            dendrite: nn.Module = copy.deepcopy(main) if copied else make_dendrite(main, kind)
             own = [k for k in tensors if k.startswith(prefix)]
             dendrite.load_state_dict({k.removeprefix(prefix): tensors.pop(k) for k in own})
             dendrites.append(dendrite)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from . import __version__, engines, parity
 from .errors import UserError
 from .files import sha256, write_bytes, write_json, write_text
-from .fold import fold
+from .fold import fold, saving
 from .formats import FIXED_SIZE, PACKAGES, Source, choose_formats
-from .network import build_network, count_parameters, load_weights
+from .network import build_network, count_parameters, dendrites_entry, load_weights
 from .patches import load_patches
 from .plain import make_plain
 from .proof import Reference, prove, refuse_difference, trained_outputs
@@ -142,10 +142,7 @@ def make_spec(trained: Trained) -> tuple[dict[str, Any], nn.Module]:
     """
     plain = copy.deepcopy(trained.network)
     counts = make_plain(plain, trained.activation) if trained.grown else {}
-    dendrites = {
-        name: {"count": n, "kind": "copy", "activation": trained.activation}
-        for name, n in counts.items()
-    }
+    dendrites = {name: dendrites_entry(plain.get_submodule(name)) for name in counts}
     spec = {"format": 1, "base": trained.base, "dendrites": dendrites}
     network = build_network(spec)
     network.load_state_dict(plain.state_dict(), strict=True)
@@ -197,9 +194,11 @@ def network_record(
     """What ``network.json`` says, but for the hash of the weights."""
     plain_base = build_network({**spec, "dendrites": {}})
     fixed = spec["base"]["name"] in FIXED_SIZE
+    unfolded = {**spec, "base": trained.base}
     return {
         **spec,
         **({"fixed_window": list(shape[1:])} if fixed else {}),
+        **({"folded": saving(unfolded, spec, shape)} if unfolded["base"] != spec["base"] else {}),
         "written_by": f"perforated_monai {__version__}",
         "parameters": {"base": count_parameters(plain_base), "total": count_parameters(network)},
         "max_abs_difference": difference["max_abs_difference"],

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-FUSIBLE = (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear)
+FUSIBLE = (*_CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 
 
 class DendriticLayer(nn.Module):
@@ -69,10 +69,7 @@ class DendriticLayer(nn.Module):
     def wide(self, x: Tensor) -> Tensor:
         """Main layer and dendrites at once, past PyTorch's slow path where that is safe."""
         if not torch.jit.is_scripting():
-            fused: Any = self.fused
-            if type(fused) is nn.Conv3d and meets_slow_path(fused, x):
-                geometry: Any = (fused.padding, fused.stride, fused.dilation, fused.groups)
-                return torch.mkldnn_convolution(x, fused.weight, fused.bias, *geometry)
+            return run_layer(self.fused, x)
         return self.fused(x)
 
     def _split(self, x: Tensor) -> list[Tensor]:
@@ -147,6 +144,15 @@ def _activate(x: Tensor, name: str, overwrite: bool) -> Tensor:
     return x
 
 
+def run_layer(layer: Any, x: Tensor) -> Tensor:
+    """``layer(x)``, past PyTorch's slow path where that is safe; not scriptable."""
+    if type(layer) is nn.Conv3d and meets_slow_path(layer, x):
+        geometry: Any = (layer.padding, layer.stride, layer.dilation, layer.groups)
+        return torch.mkldnn_convolution(x, layer.weight, layer.bias, *geometry)
+    out: Tensor = layer(x)
+    return out
+
+
 def meets_slow_path(layer: nn.Conv3d, x: Tensor) -> bool:
     """Whether PyTorch would leave oneDNN and oneDNN is sure to take this convolution.
 
@@ -179,7 +185,7 @@ def load_side_by_side(wide: Any, layers: Sequence[Any]) -> None:
 
 def _side_by_side(wide: Any, tensors: list[Tensor], bias: bool) -> Tensor:
     """Concatenate along the output axis, group by group."""
-    if isinstance(wide, _TRANSPOSED) and not bias:
+    if isinstance(wide, TRANSPOSED) and not bias:
         return torch.cat(tensors, dim=1)  # (C_in, C_out / groups, ...): groups lie on axis 0
     groups = 1 if isinstance(wide, nn.Linear) else wide.groups
     if groups == 1:
@@ -194,18 +200,18 @@ def widened(layer: Any, factor: int) -> nn.Module:
     bias = layer.bias is not None
     if isinstance(layer, nn.Linear):
         return nn.Linear(layer.in_features, layer.out_features * factor, bias=bias, **like)
-    if layer.padding_mode != "zeros" and isinstance(layer, _TRANSPOSED):  # pragma: no cover
+    if layer.padding_mode != "zeros" and isinstance(layer, TRANSPOSED):  # pragma: no cover
         msg = "transposed convolutions have zero padding only"
         raise TypeError(msg)
     options = {
         name: copy.copy(getattr(layer, name))
         for name in ("stride", "padding", "dilation", "groups")
     }
-    if isinstance(layer, _TRANSPOSED):
+    if isinstance(layer, TRANSPOSED):
         options["output_padding"] = layer.output_padding
     else:
         options["padding_mode"] = layer.padding_mode
-    return _plain_class(layer)(
+    return plain_class(layer)(
         layer.in_channels,
         layer.out_channels * factor,
         layer.kernel_size,
@@ -215,5 +221,6 @@ def widened(layer: Any, factor: int) -> nn.Module:
     )
 
 
-def _plain_class(layer: nn.Module) -> type[nn.Module]:
+def plain_class(layer: nn.Module) -> Any:
+    """The class of ``FUSIBLE`` that a layer is of, without what a subclass adds."""
     return next(kind for kind in FUSIBLE if isinstance(layer, kind))

@@ -16,7 +16,9 @@ from torch import nn
 
 from . import nets
 from .block import DendriticBlock
+from .cheap import CheapDendriticLayer
 from .errors import UserError
+from .kinds import Kind
 from .layer import FUSIBLE, DendriticLayer
 
 FORMAT = 1
@@ -31,7 +33,8 @@ def build_network(
 
     ``base`` holds ``name``, the class name of a MONAI network or of ``perforated_monai.nets``, and
     its constructor arguments; ``dendrites`` maps layer names of the base network to ``count``,
-    ``kind`` and ``activation``. ``"dendrites": {}`` is the plain network. The weights are freshly
+    ``kind`` (``config.KINDS``; ``grouped`` with ``groups``, ``low_rank`` with ``rank``) and
+    ``activation``. ``"dendrites": {}`` is the plain network. The weights are freshly
     initialised: load a state dict with ``strict=True``.
 
     With ``base_weights`` and ``delta`` the network comes with its weights: dendrites that were
@@ -136,15 +139,31 @@ def replace_module(network: nn.Module, name: str, module: nn.Module) -> None:
     setattr(network.get_submodule(parent), child, module)
 
 
-def add_dendrites(layer: nn.Module, count: int, activation: str) -> DendriticLayer:
+def add_dendrites(
+    layer: nn.Module, count: int, activation: str, kind: Kind | None = None
+) -> DendriticLayer | CheapDendriticLayer:
     """A layer or MONAI ``Convolution`` block with ``count`` dendrites and fresh weights.
+
+    Args:
+        layer: used as the template.
+        count: dendrites.
+        activation: their non-linearity.
+        kind: what they are; copies when not given. A block grows by copies alone.
 
     Raises:
         TypeError: for a module of another kind.
-        ValueError: for a wrong count or activation.
+        ValueError: for a wrong count, activation or kind.
     """
-    kind = DendriticBlock if isinstance(layer, Convolution) else DendriticLayer
-    return kind(layer, count, activation)
+    if kind is not None and kind.name != "copy":
+        return CheapDendriticLayer(layer, count, kind, activation)
+    made = DendriticBlock if isinstance(layer, Convolution) else DendriticLayer
+    return made(layer, count, activation)
+
+
+def dendrites_entry(layer: Any) -> dict[str, Any]:
+    """The entry of a layer of ``add_dendrites`` in a network spec."""
+    kind = layer.resolved_kind() if isinstance(layer, CheapDendriticLayer) else Kind()
+    return {"count": layer.count, **kind.entry(), "activation": layer.activation}
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -192,12 +211,12 @@ def _dendritic(network: nn.Module, name: str, entry: Mapping[str, Any]) -> nn.Mo
     except AttributeError:
         msg = f"Network spec names layer {name!r}, which {type(network).__name__} does not have."
         raise UserError(msg) from None
-    kind = entry.get("kind", "copy")
-    if kind != "copy" or not isinstance(layer, (*FUSIBLE, Convolution)):
-        msg = f"Layer {name!r}: kind {kind!r} on {type(layer).__name__} is not known here."
+    if not isinstance(layer, (*FUSIBLE, Convolution)):
+        msg = f"Layer {name!r}: a {type(layer).__name__} takes no dendrites here."
         raise UserError(msg)
     try:
-        return add_dendrites(layer, entry.get("count", 0), entry.get("activation", ""))
-    except ValueError as error:
+        kind = Kind.of(entry)
+        return add_dendrites(layer, entry.get("count", 0), entry.get("activation", ""), kind)
+    except (TypeError, ValueError) as error:
         msg = f"Network spec, layer {name!r}: {error}"
         raise UserError(msg) from None

@@ -52,8 +52,8 @@ class OptimizerRefresh:
     def __call__(self, trainable: Iterable[tuple[str, nn.Parameter]], restart: bool = True) -> None:
         """Fill the optimizer with ``trainable`` and forget all moments.
 
-        A dendrite's parameters join the groups of the layer they copy; the weights of the dendritic
-        sum join that layer's first group.
+        A copy's parameters join the groups of the layer's own, those of another dendrite the groups
+        of the layer's weight and bias; the weights of the dendritic sum join its first group.
 
         Args:
             trainable: every parameter to train, with its name in the grown network.
@@ -78,7 +78,10 @@ class OptimizerRefresh:
         base = _COPY.sub(".", name)
         if base in self._group_of:
             return self._group_of[base]
-        layer = base.split(".dendrite")[0]
+        layer = name.split(".dendrite")[0]
+        alike = f"{layer}.{name.rpartition('.')[2]}"
+        if alike in self._group_of:
+            return self._group_of[alike]
         beside = (g for n, g in self._group_of.items() if n.startswith(layer + "."))
         return min(beside, default=0)
 

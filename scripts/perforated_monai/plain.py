@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .dendrite import Dendrite
 from .errors import UserError
 from .grown import wrapped_modules
+from .kinds import Kind
 from .network import add_dendrites, replace_module
 
 
@@ -33,7 +35,7 @@ def make_plain(network: nn.Module, activation: str) -> dict[str, int]:
             replace_module(network, name, main)
             continue
         try:
-            layer = add_dendrites(main, count, activation)
+            layer = add_dendrites(main, count, activation, kind_of(module))
         except TypeError as error:
             msg = f"Dendrites on {name!r} cannot be exported: {error} Take it out of layer_types."
             raise UserError(msg) from None
@@ -47,6 +49,12 @@ def make_plain(network: nn.Module, activation: str) -> dict[str, int]:
         counts[name] = count
     network._buffers.pop("tracker_string", None)
     return counts
+
+
+def kind_of(module: Any) -> Kind:
+    """The kind of a wrapped layer's dendrites."""
+    first = module.dendrite_module.layers[0]
+    return first.kind if isinstance(first, Dendrite) else Kind()
 
 
 def between_rows(module: Any, count: int, channels: int) -> Tensor:

@@ -22,9 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from .config import DendriteConfig
+from .dendrite import Dendrite, make_dendrite
 from .errors import UserError
 from .grown import count_grown_parameters, is_scaffold, refuse_other_network, wrapped_modules
-from .inject import find_layers
+from .inject import find_layers, kind_of_config
 from .isolation import TrackerError, guard, inside, keep_matplotlib_backend
 from .meta import run_on_plain_tensors
 
@@ -422,9 +423,13 @@ def _dendrite_maker(config: DendriteConfig) -> Any:
     It is called twice a dendrite: with the template, then with the product, whose weights the
     library has overwritten by N(0, scale²). What the second call returns is used.
     """
+    kind = kind_of_config(config)
 
     def make(template: nn.Module) -> nn.Module:
-        dendrite = copy.deepcopy(template)
+        if kind.name == "copy" or isinstance(template, Dendrite):
+            dendrite = copy.deepcopy(template)
+        else:
+            dendrite = make_dendrite(template, kind)
         for parameter in dendrite.parameters():
             parameter.requires_grad_(True)
         if config.initialisation == "layer":

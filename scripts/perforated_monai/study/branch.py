@@ -11,9 +11,12 @@ from ignite.engine import Events
 from torch import Tensor, nn
 
 from .. import distributed
+from ..cheap import CheapDendriticLayer
 from ..config import DendriteConfig
+from ..dendrite import make_dendrite
 from ..errors import UserError
-from ..inject import find_layers
+from ..inject import find_layers, kind_of_config
+from ..kinds import Kind
 from ..layer import FUSIBLE, DendriticLayer
 from ..network import add_dendrites, count_parameters, replace_module
 from ..optim import assert_complete
@@ -23,7 +26,7 @@ KIND = "branch"
 
 
 class BranchHandler:
-    """Grow parallel convolutions by our own layer, without the tracker.
+    """Grow parallel convolutions by our own layers, without the tracker.
 
     A branch is a dendrite whose non-linearity is the identity: what is left of a dendrite when its
     non-linearity is taken away. Layers, initialisation, roll-back to the best network, threshold
@@ -140,7 +143,7 @@ class BranchHandler:
 
     def load_network(self, network: dict[str, Tensor]) -> None:
         """Give the network the structure and weights of a state dict, strictly."""
-        load_branches(self.network, self._plain, network)
+        load_branches(self.network, self._plain, network, kind_of_config(self.config))
 
     # -- growth ----------------------------------------------------------------------------
 
@@ -178,11 +181,15 @@ def add_branch(network: nn.Module, name: str, plain: nn.Module, config: Dendrite
 
     Args:
         network: changed in place.
-        name: of a plain layer, or of a ``DendriticLayer`` made here before.
+        name: of a plain layer, or of one with branches made here before.
         plain: the layer as it was in the base network; the template of the branch.
-        config: its ``initialisation`` and ``scale`` count.
+        config: its ``kind``, ``initialisation`` and ``scale`` count.
     """
     old: Any = network.get_submodule(name)
+    kind = kind_of_config(config)
+    if kind.name != "copy":
+        replace_module(network, name, _with_one_more(old, plain, kind, config))
+        return
     main: Any = old.fused if isinstance(old, DendriticLayer) else old
     count = old.count if isinstance(old, DendriticLayer) else 0
     branch = _fresh(plain, config)
@@ -202,7 +209,10 @@ def add_branch(network: nn.Module, name: str, plain: nn.Module, config: Dendrite
 
 
 def load_branches(
-    network: nn.Module, plain: Mapping[str, nn.Module], state: Mapping[str, Tensor]
+    network: nn.Module,
+    plain: Mapping[str, nn.Module],
+    state: Mapping[str, Tensor],
+    kind: Kind | None = None,
 ) -> None:
     """Rebuild a network with branches from its state dict, strictly, in place.
 
@@ -210,18 +220,37 @@ def load_branches(
         network: the base network, with or without branches.
         plain: each grown layer as it was in the base network.
         state: state dict of the network that is wanted.
+        kind: of the branches; copies when not given.
     """
     for name, layer in plain.items():
         weights = state.get(f"{name}.to_output")
         if weights is None:
             replace_module(network, name, copy.deepcopy(layer))
         else:
-            replace_module(network, name, add_dendrites(layer, weights.size(0), "identity"))
+            made = add_dendrites(layer, weights.size(0), "identity", kind)
+            replace_module(network, name, made)
     network.load_state_dict(dict(state), strict=True)
 
 
+def _with_one_more(old: Any, plain: Any, kind: Kind, config: DendriteConfig) -> nn.Module:
+    """A new layer with the branches of ``old``, which are no copies, and one more."""
+    grown = isinstance(old, CheapDendriticLayer)
+    branches = old.dendrites() if grown else []
+    new: Any = add_dendrites(plain, len(branches) + 1, "identity", kind)
+    to_output, between = torch.zeros_like(new.to_output), torch.zeros_like(new.between)
+    if grown:
+        to_output[:-1] = old.to_output.detach()
+        between[: old.between.size(0)] = old.between.detach()
+    every = [old.main if grown else old, *branches, _fresh(plain, config)]
+    new.load_branches(every, to_output, between)
+    new.train(old.training)
+    return new  # type: ignore[no-any-return]
+
+
 def _fresh(plain: nn.Module, config: DendriteConfig) -> Any:
-    branch: Any = copy.deepcopy(plain)
+    kind = kind_of_config(config)
+    copied = kind.name == "copy"
+    branch: Any = copy.deepcopy(plain) if copied else make_dendrite(plain, kind)
     with torch.no_grad():
         if config.initialisation == "layer":
             branch.reset_parameters()

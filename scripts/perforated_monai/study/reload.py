@@ -10,6 +10,7 @@ from torch import nn
 
 from ..checkpoint import load_hashed
 from ..config import DendriteConfig
+from ..inject import kind_of_config
 from ..plain import make_plain
 from . import branch
 
@@ -27,7 +28,8 @@ def best_network(network: nn.Module, run: str | Path) -> nn.Module:
         network.load_state_dict(best["network"], strict=True)
     elif growth.get("kind") == branch.KIND:
         plain = {name: copy.deepcopy(network.get_submodule(name)) for name in growth["layers"]}
-        branch.load_branches(network, plain, best["network"])
+        kind = kind_of_config(DendriteConfig.from_dict(growth["config"]))
+        branch.load_branches(network, plain, best["network"], kind)
     else:
         _load_grown(network, best)
     return network
