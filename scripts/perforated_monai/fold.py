@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from .errors import UserError
 from .layer import DendriticLayer
+from .measure import count_flops
 from .nets import SparseUNet
 from .nets.branched import channels_of
-from .network import build_network
+from .network import build_network, count_parameters
 
 Change = Callable[[Tensor], Tensor]
 # Layers of a block whose channels are those of its branches.
@@ -58,6 +59,30 @@ def fold(spec: Mapping[str, Any], network: nn.Module) -> tuple[dict[str, Any], n
     folded = build_network(folded_spec)
     folded.load_state_dict(state, strict=True)
     return folded_spec, folded.train(training)
+
+
+def saving(
+    masked: Mapping[str, Any], folded: Mapping[str, Any], shape: tuple[int, ...]
+) -> dict[str, Any]:
+    """What folding has saved, counted: branches, parameters, operations of a patch.
+
+    Args:
+        masked, folded: specs before and after.
+        shape: ``(C, *space)`` of the patch. Every branch is run, whatever its gate says.
+    """
+    found: dict[str, Any] = {"sparsity": masked["base"]["sparsity"]}
+    for when, spec in (("before", masked), ("after", folded)):
+        network: Any = build_network(spec).eval()
+        for _, block in network.blocks():
+            block.leaves_out = False
+        counts = {
+            "branches": [block.branches for _, block in network.blocks()],
+            "parameters": count_parameters(network),
+            "flops": count_flops(network, torch.zeros(2, *shape)),
+        }
+        for name, value in counts.items():
+            found.setdefault(name, {})[when] = value
+    return found
 
 
 def _of_block(name: str, block: Any, branches: Tensor, mask: Tensor) -> dict[str, Change]:

@@ -1,0 +1,215 @@
+"""The overlays of the ladder, as shipped: train, grow, resume, fold, export and segment."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from harness import GROW, history, in_child, kill_self, refused, same_run, weights
+from perforated_monai import UserError, build_network, load_weights
+from perforated_monai.export import export_run
+from perforated_monai.network import count_parameters
+from perforated_monai.phantom import make_phantoms
+from perforated_monai.prepare import write_manifest
+from perforated_monai.segment import Options, Segmenter, segment_folder
+from perforated_monai.sparsity import SparsityHandler
+
+ROOT = Path(__file__).resolve().parents[2]
+BUNDLE = ROOT / "bundles" / "hippocampus_mri_dendritic"
+SMALL = {
+    "base_network_def::channels": [4, 8],
+    "base_network_def::strides": [2],
+    "roi_size": [16, 16, 16],
+    "val_roi_size": [48, 64, 48],
+    "learning_rate": 0.01,
+    "epochs": 3,
+    "device": "$torch.device('cpu')",
+}
+NETWORKS = {
+    "mobile": SMALL,
+    "sparse": SMALL
+    | {
+        "base_network_def::branches": [4, 4],
+        "base_network_def::width": 2,
+        "base_network_def::sparsity": 0.5,
+        "sparsity::ramp_epochs": 1,
+        "sparsity::settle_epochs": 2,
+    },
+}
+each = pytest.mark.parametrize("name", NETWORKS)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five hippocampus phantoms."""
+    folder = tmp_path_factory.mktemp("data") / "phantoms"
+    make_phantoms(folder, cases=5, seed=0)
+    write_manifest(folder, folder / "manifest.json", "phantom", test=False)
+    return folder
+
+
+def workflow(
+    name: str, data: Path, out: Path, dendrites: bool = False, **changes: object
+) -> ConfigWorkflow:
+    names = ["train.json", f"{name}.yaml", *(["dendrites.yaml"] if dendrites else [])]
+    made = ConfigWorkflow(
+        config_file=[str(BUNDLE / "configs" / n) for n in names],
+        workflow_type="train",
+        logging_file=False,
+        bundle_root=str(BUNDLE),
+        dataset_dir=str(data),
+        manifest=str(data / "manifest.json"),
+        output_dir=str(out),
+        **NETWORKS[name] | (GROW if dendrites else {}) | changes,
+    )
+    made.initialize()
+    return made
+
+
+def train(name: str, data: Path, out: Path, dendrites: bool = False, **changes: object) -> None:
+    workflow(name, data, out, dendrites, **changes).run()
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """The shipped configs with a small window."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(BUNDLE / "configs", folder / "configs")
+    metadata = json.loads((folder / "configs/metadata.json").read_text())
+    for side in metadata["network_data_format"].values():
+        for entry in side.values():
+            entry["spatial_shape"] = [16, 16, 16]
+    (folder / "configs/metadata.json").write_text(json.dumps(metadata))
+    return folder
+
+
+@each
+def test_it_trains_exports_and_segments(name: str, data: Path, bundle: Path, tmp_path) -> None:
+    train(name, data, tmp_path / "run")
+    epochs = [e for e in history(tmp_path / "run") if e["event"] == "epoch"]
+    assert len(epochs) == 3 and epochs[-1]["loss"] < epochs[0]["loss"]
+    record = export_run(tmp_path / "run", bundle, volumes=data)
+    network = load_weights(build_network(record), bundle / "models/model.pt").eval()
+    segmenter = Segmenter(bundle, device="cpu", allow_phantom_weights=True)
+    done = segment_folder(data / "imagesTr", tmp_path / "masks", segmenter, Options(progress=False))
+    assert done.exit_code == 0 and all(row["status"] == "done" for row in done.rows)
+    assert count_parameters(network) == record["parameters"]["total"]
+    if name == "sparse":
+        folded = record["folded"]
+        assert record["base"]["sparsity"] is None
+        assert record["base"]["branches"] == folded["branches"]["after"] != [4, 4]
+        assert folded["parameters"]["after"] == record["parameters"]["total"]
+        assert folded["parameters"]["before"] > folded["parameters"]["after"]
+        assert folded["flops"]["before"] > folded["flops"]["after"] > 0
+        # The open branches cost at most half of all: that is the target.
+        events = [e for e in history(tmp_path / "run") if e["event"] == "sparsity"]
+        assert [e["settled"] for e in events] == [False, False, True]
+        assert [e["target"] for e in events] == [0.5, 0.5, 0.5]
+        assert events[record["trained"]["best_epoch"] - 1]["branches"] == record["base"]["branches"]
+    else:
+        assert "folded" not in record
+
+
+@each
+def test_it_grows_and_the_dendrites_are_exported(
+    name: str, data: Path, bundle: Path, tmp_path
+) -> None:
+    pytest.importorskip("perforatedai", reason="extra train is not installed: nothing can grow")
+    train(name, data, tmp_path / "run", dendrites=True, epochs=5, **{"dendrites::patience": 2})
+    grown = [e for e in history(tmp_path / "run") if e["event"] == "grow"]
+    assert grown and grown[0]["layers"] >= 8
+    record = export_run(tmp_path / "run", bundle, volumes=data)
+    best = torch.load(tmp_path / "run/checkpoints/best.pt", weights_only=True)
+    assert bool(record["dendrites"]) == (best["growth"]["sets"] > 0)
+    assert record["label_agreement"] == 1
+
+
+def test_dendrites_on_the_head_alone(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("perforatedai", reason="extra train is not installed: nothing can grow")
+    train(
+        *("mobile", data, tmp_path / "run"),
+        dendrites=True,
+        epochs=3,
+        **{"dendrites::patience": 1, "dendrites::layer_names": ["head"]},
+    )
+    assert next(e["layers"] for e in history(tmp_path / "run") if e["event"] == "grow") == 1
+
+
+@pytest.mark.parametrize("dendrites", [False, True], ids=["plain", "dendrites"])
+def test_a_killed_sparse_run_goes_on_exactly(dendrites: bool, data: Path, tmp_path: Path) -> None:
+    if dendrites:
+        pytest.importorskip("perforatedai", reason="extra train is not installed: nothing can grow")
+    changes: dict = {"epochs": 4}
+    if dendrites:
+        changes["dendrites::patience"] = 2
+    train("sparse", data, tmp_path / "whole", dendrites, **changes)
+
+    def killed() -> None:
+        made = workflow("sparse", data, tmp_path / "cut", dendrites, **changes)
+        trainer = made.parser.get_parsed_content("train::trainer")
+        from ignite.engine import Events
+
+        trainer.add_event_handler(Events.ITERATION_COMPLETED(once=5), lambda _: kill_self())
+        made.run()
+
+    assert in_child(killed) == -9
+    assert history(tmp_path / "cut")
+    train("sparse", data, tmp_path / "cut", dendrites, **changes)
+    same_run(tmp_path / "whole", tmp_path / "cut")
+    assert "masks.theta" in weights(tmp_path / "cut")
+
+
+def test_the_penalty_reaches_the_loss(data: Path, tmp_path: Path) -> None:
+    """The same steps with and without it: the masks close only with it. A step is 0.1 × 5 units."""
+    shares = {}
+    for weight in (0.0, 5.0):
+        out = tmp_path / str(weight)
+        train("sparse", data, out, **{"sparsity::weight": weight, "learning_rate": 0.1})
+        events = [e for e in history(out) if e["event"] == "sparsity"]
+        shares[weight] = events[-1]["open_share"]
+    assert shares[5.0] < shares[0.0] - 0.1
+
+
+# -- sizes and bad input ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("mobile", 84_079), ("sparse", 39_411)])
+def test_the_shipped_networks_have_the_sizes_that_are_documented(name, parameters) -> None:
+    config = ConfigParser(
+        ConfigParser.load_config_files(
+            [str(BUNDLE / "configs" / f) for f in ("train.json", f"{name}.yaml")]
+        )
+    )
+    network = config.get_parsed_content("base_network_def")
+    assert count_parameters(network) == parameters
+    x = torch.randn(1, 1, *config["roi_size"])
+    assert network.eval()(x).shape == (1, 3, *x.shape[2:])
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("sparse", {"base_network_def::sparsity": 1.0}, "sparsity must be a number between 0"),
+        ("sparse", {"base_network_def::sparsity": None}, "SparsityHandler needs a network with"),
+        ("sparse", {"base_network_def::strides": [2, 2]}, "strides must have one entry fewer"),
+        ("sparse", {"sparsity::ramp_epochs": 30}, "settle_epochs must be at least ramp_epochs"),
+        ("sparse", {"sparsity::weight": -1}, "weight must be a number >= 0; got -1"),
+        ("mobile", {"base_network_def::channels": [4]}, "channels must be a list of at least two"),
+    ],
+)
+def test_wrong_settings_are_refused_before_training(
+    name: str, changes: dict, said: str, data: Path, tmp_path: Path
+) -> None:
+    with refused(said):
+        train(name, data, tmp_path / "run", **changes)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_network_without_branches_has_no_sparsity(tiny_unet) -> None:
+    with pytest.raises(UserError, match=r"needs a network with masked convolutions.*got UNet"):
+        SparsityHandler(tiny_unet())
