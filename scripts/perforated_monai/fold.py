@@ -12,12 +12,10 @@ from .errors import UserError
 from .layer import DendriticLayer
 from .measure import count_flops
 from .nets import SparseUNet
-from .nets.branched import channels_of
+from .nets.branched import INNER, channels_of
 from .network import build_network, count_parameters
 
 Change = Callable[[Tensor], Tensor]
-# Layers of a block whose channels are those of its branches.
-_INNER = ("reduce", "branch", "expand")
 
 
 def fold(spec: Mapping[str, Any], network: nn.Module) -> tuple[dict[str, Any], nn.Module]:
@@ -126,7 +124,7 @@ def _of_layer(name: str, layer: Any, channels: Tensor) -> dict[str, Change]:
 
 
 def _refuse_kinds(block: str, dendrites: Mapping[str, Any]) -> None:
-    for inner in _INNER:
+    for inner in INNER:
         kind = dendrites.get(f"{block}.{inner}", {}).get("kind", "copy")
         if kind != "copy":
             msg = (

@@ -10,7 +10,9 @@ from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 
 from .errors import UserError
+from .grown import wrapped_modules
 from .nets import SparseUNet
+from .nets.branched import INNER
 from .nets.gates import DriveGate
 from .run import RunHandler
 
@@ -27,9 +29,10 @@ class SparsityHandler:
     ``settle_epochs`` the masks are no longer drawn: training then sees the network that is scored
     and exported. Everything follows from the epoch, so a killed run goes on exactly.
 
-    Order of calls: ``EPOCH_STARTED`` settles the masks; ``ITERATION_STARTED`` listens to the gates;
-    ``LOSS_COMPLETED`` adds the penalty to ``engine.state.output["loss"]``; ``EPOCH_COMPLETED``
-    writes a ``sparsity`` event into the run's history. Place it behind ``RunHandler``.
+    Order of calls: ``STARTED`` refuses dendrites that could not be folded; ``EPOCH_STARTED``
+    settles the masks; ``ITERATION_STARTED`` listens to the gates; ``LOSS_COMPLETED`` adds the
+    penalty to ``engine.state.output["loss"]``; ``EPOCH_COMPLETED`` writes a ``sparsity`` event into
+    the run's history. Place it behind ``RunHandler``.
 
     Args:
         network: a ``SparseUNet`` with ``sparsity``.
@@ -39,7 +42,8 @@ class SparsityHandler:
         settle_epochs: epochs with masks that are drawn, at least ``ramp_epochs``.
 
     Raises:
-        UserError: a network without masks, or a number out of range.
+        UserError: a network without masks, a number out of range, or dendrites inside its blocks
+            that are no copies of their layer.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class SparsityHandler:
     def attach(self, trainer: Any) -> None:
         """Connect to the trainer's events."""
         self.run = RunHandler.of(trainer)
+        trainer.add_event_handler(Events.STARTED, self._started)
         trainer.add_event_handler(Events.EPOCH_STARTED, self._epoch_started)
         trainer.add_event_handler(Events.ITERATION_STARTED, self._iteration_started)
         trainer.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
@@ -106,6 +111,21 @@ class SparsityHandler:
     def target(self, epoch: int) -> float:
         """Share of the branches' operations that may be open in an epoch, from 1."""
         return 1 - self.masks.sparsity * min(1.0, epoch / self.ramp_epochs)
+
+    def _started(self, trainer: Any) -> None:
+        """Refuse, before the first step, dendrites that export could not fold."""
+        config = getattr(self.run.growth, "config", None)
+        if config is None or config.kind == "copy":
+            return
+        inner = [f"{name}.{part}" for name, _ in self.network.blocks() for part in INNER]
+        found = [name for name, _ in wrapped_modules(self.network) if name in inner]
+        if found:
+            patterns = ", ".join(f"*.{part}" for part in INNER)
+            msg = (
+                f"Dendrites of kind {config.kind} on {', '.join(found[:3])} cannot be folded with "
+                f"masked branches. Set dendrites::kind copy, or exclude [{patterns}]."
+            )
+            raise UserError(msg)
 
     def _epoch_started(self, trainer: Any) -> None:
         self.masks.settled = trainer.state.epoch > self.settle_epochs

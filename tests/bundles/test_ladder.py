@@ -129,6 +129,20 @@ def test_it_grows_and_the_dendrites_are_exported(
     assert record["label_agreement"] == 1
 
 
+def test_cheap_dendrites_grow_beside_the_branches_but_not_in_them(
+    data: Path, bundle: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("perforatedai", reason="extra train is not installed: nothing can grow")
+    changes = {"dendrites::kind": "pointwise", "dendrites::patience": 1, "epochs": 3}
+    with refused(r"kind pointwise on down\.0\.branch.* cannot be folded.*exclude \[\*\.reduce"):
+        train("sparse", data, tmp_path / "refused", dendrites=True, **changes)
+    assert not (tmp_path / "refused" / "checkpoints").exists()
+    changes["dendrites::exclude"] = ["*.reduce", "*.branch", "*.expand"]
+    train("sparse", data, tmp_path / "run", dendrites=True, **changes)
+    record = export_run(tmp_path / "run", bundle, volumes=data)
+    assert all(d["kind"] == "pointwise" for d in record["dendrites"].values())
+
+
 def test_dendrites_on_the_head_alone(data: Path, tmp_path: Path) -> None:
     pytest.importorskip("perforatedai", reason="extra train is not installed: nothing can grow")
     train(

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from .gates import DriveGate
 
+# Layers of a block whose channels are those of its branches.
+INNER = ("reduce", "branch", "expand")
 _PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
