@@ -130,6 +130,7 @@ class LinearBranches(nn.Module):
     def __init__(self, layer: nn.Linear, branches: int) -> None:
         super().__init__()
         self.branches, self.in_features = branches, layer.in_features
+        self.bias: Tensor | None
         weight = layer.weight.detach()
         self.weight = nn.Parameter(weight.expand(branches, -1, -1).clone())
         bias = None if layer.bias is None else layer.bias.detach().expand(branches, -1).clone()
@@ -138,9 +139,8 @@ class LinearBranches(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         apart = x.unflatten(-1, [self.branches, self.in_features]).unsqueeze(-2)
         out = torch.matmul(apart, self.weight.transpose(1, 2)).squeeze(-2)
-        bias = self.bias
-        if bias is not None:
-            out = out + bias
+        if self.bias is not None:
+            out = out + self.bias
         return out.flatten(-2)
 
 
@@ -161,12 +161,13 @@ def _fused(one: Dendrite, count: int) -> Iterator[nn.Module]:
             if groups > 1 and count > 1:
                 yield BranchOrder(groups, count)
         else:
-            linear = isinstance(stage, nn.Linear)
-            yield LinearBranches(stage, count) if linear else _beside(stage, count)
+            yield _beside(stage, count)
 
 
 def _beside(stage: Any, count: int) -> nn.Module:
-    """D convolutions, each on its own channels, as one in D times the groups."""
+    """D layers, each on its own channels, as one: convolutions in D times the groups."""
+    if isinstance(stage, nn.Linear):
+        return LinearBranches(stage, count)
     names = ["kernel_size", "stride", "padding", "dilation"]
     names += ["output_padding"] if isinstance(stage, TRANSPOSED) else ["padding_mode"]
     made: nn.Module = plain_class(stage)(

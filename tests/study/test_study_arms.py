@@ -15,6 +15,7 @@ from torch import nn
 
 from harness import BUNDLE, SMALL, history, in_child, kill_self, refused, same_run
 from perforated_monai.config import DendriteConfig
+from perforated_monai.inject import kind_of_config
 from perforated_monai.network import count_parameters
 from perforated_monai.study.branch import add_branch, load_branches
 from perforated_monai.study.reload import best_network
@@ -142,19 +143,22 @@ def base_network() -> nn.Module:
     return UNet(3, 1, 3, channels=(4, 8), strides=(2,), num_res_units=1)
 
 
+@pytest.mark.parametrize("kind", ["copy", "depthwise", "pointwise", "grouped", "low_rank"])
 @pytest.mark.parametrize("layer", ["conv", "transposed", "linear"])
-def test_a_branch_changes_no_output_when_added(layer: str) -> None:
+def test_a_branch_changes_no_output_when_added(layer: str, kind: str) -> None:
+    if layer == "linear" and kind in ("depthwise", "pointwise", "grouped"):
+        pytest.skip("a Linear layer has no such dendrite")
     torch.manual_seed(0)
     made, x = {
-        "conv": (nn.Conv3d(2, 3, 3, padding=1), torch.randn(2, 2, 4, 4, 4)),
-        "transposed": (nn.ConvTranspose3d(2, 3, 3, stride=2), torch.randn(2, 2, 4, 4, 4)),
+        "conv": (nn.Conv3d(4, 8, 3, padding=1), torch.randn(2, 4, 4, 4, 4)),
+        "transposed": (nn.ConvTranspose3d(4, 8, 3, stride=2), torch.randn(2, 4, 4, 4, 4)),
         "linear": (nn.Linear(4, 5, bias=False), torch.randn(3, 4)),
     }[layer]
     network = nn.Sequential(made)
     plain = copy.deepcopy(made)
-    config = DendriteConfig(initialisation="layer", scale=1.0)
+    config = DendriteConfig(initialisation="layer", scale=1.0, kind=kind)
     before = network(x)
-    for count in (1, 2):
+    for count in (1, 2, 3):
         add_branch(network, "0", plain, config)
         torch.testing.assert_close(network(x), before)
         with torch.no_grad():
@@ -162,7 +166,7 @@ def test_a_branch_changes_no_output_when_added(layer: str) -> None:
         assert not torch.allclose(network(x), before)
         before = network(x)
     other = nn.Sequential(copy.deepcopy(plain))
-    load_branches(other, {"0": plain}, network.state_dict())
+    load_branches(other, {"0": plain}, network.state_dict(), kind_of_config(config))
     assert torch.equal(other(x), network(x))
 
 
