@@ -26,7 +26,7 @@ test: .venv/.installed
 	.venv/bin/python -m pytest -q
 
 # The default suite and what is marked slow.
-test-all: .venv/.installed
+test-all: .venv/.all
 	.venv/bin/python -m pytest -q -m "not clients"
 
 # MONAI Label, Deploy and others: each test builds its own environment from the package index.
@@ -56,5 +56,10 @@ lint: .venv/.installed
 	touch $@
 
 .venv/.installed: .venv/.demo
-	$(PIP) --no-build-isolation -e '.[train,dicom,study]' $(TEST_PACKAGES)
+	$(PIP) --no-build-isolation -e '.[train,dicom,study,postgresql]' $(TEST_PACKAGES)
+	touch $@
+
+# MLflow and Weights & Biases with all that they need: large, and only a few tests want them.
+.venv/.all: .venv/.installed
+	$(PIP) --no-build-isolation -e '.[tracking]'
 	touch $@

@@ -81,6 +81,13 @@ BAD = {
     "setting": ({"settings": {"learning_rat": 1}}, "learning_rat is no key.*learning_rate"),
     "inner": ({"settings": {"train::trainer::max_epoch": 1}}, "max_epoch is no key"),
     "owned": ({"settings": {"epochs": 3}}, "the study sets it"),
+    "spacing": (
+        {
+            "settings": {"train::deterministic_transforms::2::pixdim": [1.0, 1.0, 3.0]},
+            "metrics": ["dice", "hd95"],
+        },
+        "hd95 is in mm only where .* pixdim .1.0, 1.0, 3.0.",
+    ),
     "no mapping": ({"settings": [1]}, "settings must be a mapping"),
 }
 

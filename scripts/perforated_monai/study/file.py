@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -176,6 +176,29 @@ def _check_settings(study: Study, root: Path) -> None:
                 f"Did you mean: {', '.join(close)}?"
             )
             raise UserError(msg)
+    parser = ConfigParser(ConfigParser.load_config_files(files))
+    parser.update({str(key): value for key, value in study.settings.items()})
+    distances = [name for name in ("hd95", "nsd") if name in study.metrics]
+    for pixdim in _spacings(parser.get()):
+        # MONAI's Ignite metrics get no spacing: they count voxels.
+        if distances and any(value != 1 for value in pixdim):
+            msg = (
+                f"{study.file}: {distances[0]} is in mm only where the bundle resamples to voxels "
+                f"of 1 mm; got Spacingd pixdim {pixdim}. Take {' and '.join(distances)} out."
+            )
+            raise UserError(msg)
+
+
+def _spacings(value: Any) -> Iterator[list[Any]]:
+    """``pixdim`` of every Spacingd in a part of a configuration."""
+    if isinstance(value, dict):
+        if str(value.get("_target_", "")).endswith("Spacingd"):
+            pixdim = value.get("pixdim", 1)
+            yield list(pixdim) if isinstance(pixdim, (list, tuple)) else [pixdim]
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _spacings(item)
 
 
 def _names(path: Path, key: str, values: Any, allowed: Iterable[str]) -> None:
