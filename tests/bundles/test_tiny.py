@@ -1,0 +1,98 @@
+"""The tiny network: its limits, and its shipped overlays from training to the exported bundle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from harness import BUNDLE, history
+from perforated_monai.export import export_run
+from perforated_monai.measure import count_flops
+from perforated_monai.network import build_network, count_parameters
+from perforated_monai.phantom import make_phantoms
+from perforated_monai.prepare import write_manifest
+
+PLAIN = ("train.json", "tiny.yaml")
+GROWN = (*PLAIN, "tiny_dendrites.yaml")
+PARAMETERS, FLOPS = 75_000, 0.25e9
+WIDE = [13, 24, 51]  # the control of equal size that tiny.yaml names
+SHORT = {"epochs": 4, "lr_cycle_epochs": 2, "val_interval": 1, "roi_size": [32, 32, 32]}
+
+
+def config(*names: str) -> ConfigParser:
+    files = [str(BUNDLE / "configs" / name) for name in names]
+    return ConfigParser(ConfigParser.load_config_files(files))
+
+
+def flops(network: torch.nn.Module) -> int:
+    return count_flops(network.eval(), torch.zeros(2, 1, 40, 56, 40))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny") / "data"
+    make_phantoms(folder, cases=5)
+    write_manifest(folder, folder / "manifest.json", "phantom", test=False)
+    return folder
+
+
+def train(data: Path, out: Path, *names: str, **changes: Any) -> None:
+    made = ConfigWorkflow(
+        config_file=[str(BUNDLE / "configs" / name) for name in names],
+        workflow_type="train",
+        logging_file=False,
+        bundle_root=str(BUNDLE),
+        dataset_dir=str(data),
+        manifest=str(data / "manifest.json"),
+        output_dir=str(out),
+        device="$torch.device('cpu')",
+        **(SHORT | {"val_roi_size": [48, 64, 48]} | changes),
+    )
+    made.initialize()
+    made.run()
+
+
+@pytest.mark.parametrize("channels", [None, WIDE], ids=["tiny", "wide"])
+def test_the_plain_networks_keep_the_limits(channels: list[int] | None) -> None:
+    parser = config(*PLAIN)
+    if channels:
+        assert str(channels).replace(" ", "") in (BUNDLE / "configs" / "tiny.yaml").read_text()
+        parser["base_network_def::channels"] = channels
+    network = parser.get_parsed_content("base_network_def")
+    assert count_parameters(network) <= PARAMETERS
+    assert flops(network) <= FLOPS
+
+
+def test_growth_comes_at_the_end_of_the_first_cycle() -> None:
+    parser = config(*GROWN)
+    cycle = parser["lr_cycle_epochs"]
+    assert (parser["dendrites"]["patience"] - 1) * parser["val_interval"] == cycle
+    assert parser["epochs"] == 2 * cycle
+
+
+def test_it_grows_within_the_limits_and_is_exported(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    grow = {"dendrites::patience": 3, "dendrites::improvement_threshold": [0.0]}
+    train(data, run, *GROWN, **grow, learning_rate=0.003)
+    events = history(run)
+    (grown,) = [event for event in events if event["event"] == "grow"]
+    assert (grown["epoch"], grown["layers"]) == (2, 2)
+    bundle = Path(shutil.copytree(BUNDLE, tmp_path / "bundle"))
+    record = export_run(run, bundle, volumes=data / "imagesTr")
+    network = build_network(json.loads((bundle / "models" / "network.json").read_text()))
+    assert count_parameters(network) == record["parameters"]["total"] == grown["parameters"]
+    assert set(record["dendrites"]) == set(config(*GROWN)["dendrites"]["layer_names"])
+    assert grown["parameters"] <= PARAMETERS and flops(network) <= FLOPS
+
+
+def test_without_growth_it_trains_on(data: Path, tmp_path: Path) -> None:
+    train(data, tmp_path / "run", *PLAIN, epochs=2)
+    events = history(tmp_path / "run")
+    assert [event["event"] for event in events] == ["epoch", "epoch", "complete"]
+    assert events[-1]["integrated_dendrite_sets"] == 0
