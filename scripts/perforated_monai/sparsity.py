@@ -50,7 +50,7 @@ class SparsityHandler:
         self,
         network: nn.Module,
         weight: float = 1.0,
-        gate_weight: float = 0.01,
+        gate_weight: float = 0.05,
         ramp_epochs: int = 12,
         settle_epochs: int = 20,
     ) -> None:
