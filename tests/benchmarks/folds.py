@@ -1,0 +1,94 @@
+"""Cross-validation of one recipe: Dice of each case by the network that did not train on it.
+
+    python tests/benchmarks/folds.py a=runs/a_0,runs/a_1 b=runs/b_0 --data <Task04_Hippocampus>
+
+Each group is a name and its run folders, one a fold; each run's best network segments the
+validation cases of its own fold. Prints Markdown: a row a fold, the mean over all cases with its
+95 % t interval, and the mean difference of the first group to others over the cases both have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.metrics import compute_dice
+from monai.networks.utils import one_hot
+from scipy import stats
+
+from perforated_monai.export import make_spec
+from perforated_monai.trained import load_trained
+
+BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "hippocampus_mri_dendritic"
+Cases = dict[str, np.ndarray]  # case -> Dice of each class
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("groups", nargs="+", help="name=run,run,...")
+    parser.add_argument("--data", type=Path, required=True)
+    arguments = parser.parse_args()
+    found: dict[str, Cases] = {}
+    print("| network | fold | cases | anterior | posterior | mean Dice | best epoch | sets |")
+    print("|---|---|---|---|---|---|---|---|")
+    for group in arguments.groups:
+        name, _, runs = group.partition("=")
+        found[name] = {}
+        for run in map(Path, runs.split(",")):
+            fold, cases = score(run, arguments.data)
+            found[name] |= cases
+            trained = load_trained(run)
+            sets = trained.best["growth"]["sets"] if trained.grown else 0
+            print(f"| {name} | {fold} | {row(cases)} | {trained.best['epoch']} | {sets} |")
+        print(f"| {name} | all | {row(found[name])} | | |")
+    for name, cases in found.items():
+        print(f"\n{name}: mean Dice {interval([float(d.mean()) for d in cases.values()])}")
+    first, *others = found
+    for name in others:
+        both = sorted(found[first].keys() & found[name].keys())
+        gaps = [float(found[first][c].mean() - found[name][c].mean()) for c in both]
+        print(f"{first} - {name}: {interval(gaps)}, {len(both)} cases")
+
+
+def score(run: Path, data: Path) -> tuple[int, Cases]:
+    """Validation fold of a run, and the Dice of its cases by the run's best network."""
+    made = json.loads((run / "config.json").read_text())["config"]
+    config = ConfigParser(ConfigParser.load_config_files([str(BUNDLE / "configs" / "train.json")]))
+    config.update({"bundle_root": str(BUNDLE), "dataset_dir": str(data), "fold": made["fold"]})
+    config["roi_size"] = made["roi_size"]
+    dataset = config.get_parsed_content("validate::dataset")
+    inferer = config.get_parsed_content("validate::inferer")
+    _, network = make_spec(load_trained(run))
+    cases: Cases = {}
+    with torch.no_grad():
+        for i in range(len(dataset)):
+            item: dict[str, Any] = dataset[i]
+            logits = inferer(item["image"].as_tensor()[None], network.eval())
+            truth = one_hot(item["label"].as_tensor()[None], logits.shape[1])
+            labels = one_hot(logits.argmax(1, keepdim=True), logits.shape[1])
+            cases[item["case"]] = compute_dice(labels, truth, include_background=False)[0].numpy()
+    return int(made["fold"]), cases
+
+
+def row(cases: Cases) -> str:
+    """Number of cases, Dice of each class and their mean."""
+    values = np.array(list(cases.values()))
+    each = " | ".join(f"{v:.4f}" for v in np.nanmean(values, axis=0))
+    return f"{len(values)} | {each} | {np.nanmean(values):.4f}"
+
+
+def interval(values: list[float]) -> str:
+    """Mean and 95 % t interval."""
+    mean, half = float(np.mean(values)), float(stats.sem(values))
+    half *= float(stats.t.ppf(0.975, len(values) - 1))
+    return f"{mean:.4f} (95 % {mean - half:.4f} to {mean + half:.4f})"
+
+
+if __name__ == "__main__":
+    main()
