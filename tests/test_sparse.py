@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from perforated_monai import UserError, build_network
-from perforated_monai.fold import fold
+from perforated_monai.fold import fold, without_masks
 from perforated_monai.layer import FUSIBLE
 from perforated_monai.measure import count_flops
 from perforated_monai.nets.branched import BranchedConvolution
@@ -92,6 +92,10 @@ def test_dendrites_are_folded_with_their_layers(count: int, volume) -> None:
             if "to_output" in name:
                 parameter.zero_()
         assert (folded(x) - expected).abs().max() > 0.01  # they did something
+    alone = without_masks(network)  # a study knows the network alone
+    assert {n: t.shape for n, t in alone.state_dict().items()} == {
+        n: t.shape for n, t in folded.state_dict().items()
+    }
 
 
 def test_dendrites_of_another_kind_inside_a_block_are_refused() -> None:
@@ -104,6 +108,7 @@ def test_another_network_is_not_changed(tiny_unet) -> None:
     network = tiny_unet()
     spec = {"format": 1, "base": {"name": "UNet"}, "dendrites": {}}
     assert fold(spec, network) == (spec, network)
+    assert without_masks(network) is network
 
 
 def test_folding_leaves_the_masked_network_and_its_mode(volume) -> None:

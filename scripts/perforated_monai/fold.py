@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .cheap import CheapDendriticLayer
 from .errors import UserError
 from .layer import DendriticLayer
 from .measure import count_flops
 from .nets import SparseUNet
 from .nets.branched import INNER, channels_of
-from .network import build_network, count_parameters
+from .network import build_network, count_parameters, dendrites_entry
 
 Change = Callable[[Tensor], Tensor]
 
@@ -56,7 +57,26 @@ def fold(spec: Mapping[str, Any], network: nn.Module) -> tuple[dict[str, Any], n
     }
     folded = build_network(folded_spec)
     folded.load_state_dict(state, strict=True)
-    return folded_spec, folded.train(training)
+    device = next(network.parameters()).device
+    return folded_spec, folded.to(device).train(training)
+
+
+def without_masks(network: nn.Module) -> nn.Module:
+    """The network that export would make of a plain one; itself where nothing is masked.
+
+    Raises:
+        UserError: as ``fold``.
+    """
+    if not isinstance(network, SparseUNet) or network.masks is None:
+        return network
+    grown = (DendriticLayer, CheapDendriticLayer)
+    dendrites = {
+        name: dendrites_entry(layer)
+        for name, layer in network.named_modules()
+        if isinstance(layer, grown)
+    }
+    base = {"name": "SparseUNet", **network.arguments}
+    return fold({"format": 1, "base": base, "dendrites": dendrites}, network)[1]
 
 
 def saving(

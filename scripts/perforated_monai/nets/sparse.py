@@ -64,6 +64,12 @@ class SparseUNet(nn.Module):
         last = len(channels) - 1
         counts = _counts(branches, 2 * last)
         self.multiples = downsampling(rows)
+        self.arguments: dict[str, Any] = {
+            "spatial_dims": spatial_dims,
+            **{"in_channels": in_channels, "out_channels": out_channels},
+            **{"channels": list(channels), "strides": list(strides)},
+            **{"branches": counts, "width": width, "gate": gate, "sparsity": sparsity},
+        }
         one = [1] * spatial_dims
 
         def block(inputs: int, outputs: int, stride: list[int], k: int) -> BranchedConvolution:

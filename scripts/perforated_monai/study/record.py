@@ -13,6 +13,7 @@ from ignite.engine import Events
 from torch import Tensor, nn
 
 from ..files import atomic, write_json
+from ..fold import without_masks
 from ..measure import count_flops, peak_memory, time_patches
 from ..network import count_parameters
 
@@ -22,11 +23,11 @@ _KEPT = 3
 class TrialRecord:
     """Write ``test.json`` and ``worst.npz`` when the test cases are done.
 
-    ``test.json``: parameters, FLOPs of one patch, bytes of the weights, CPU milliseconds of a patch
-    on one thread (median of five, batch 2), peak memory of that call, device, CPU seconds of the
-    process. ``worst.npz``: of the three cases with the lowest mean Dice, the axial slice with the
-    largest true structure, as label values: true and predicted, ``(X, Y)`` each; a nested region
-    has the number of regions around it.
+    ``test.json``, of the network as export would make it: parameters, FLOPs of one patch, bytes of
+    the weights, CPU milliseconds of a patch on one thread (median of five, batch 2), peak memory of
+    that call, device, CPU seconds of the process. ``worst.npz``: of the three cases with the lowest
+    mean Dice, the axial slice with the largest true structure, as label values: true and predicted,
+    ``(X, Y)`` each; a nested region has the number of regions around it.
 
     Args:
         output_dir: folder of both files.
@@ -71,22 +72,23 @@ class TrialRecord:
         write_json(self.folder / "test.json", self._costs())
 
     def _costs(self) -> dict[str, Any]:
-        device = next(self.network.parameters()).device
+        network = without_masks(self.network)
+        device = next(network.parameters()).device
         x = torch.randn(2, self._channels, *self.patch, device=device)
         buffer = io.BytesIO()
-        torch.save(self.network.state_dict(), buffer)
+        torch.save(network.state_dict(), buffer)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
             with torch.no_grad():
                 clock = time.process_time if device.type == "cpu" else time.perf_counter
-                times = time_patches({"it": self.network}, x, rounds=5, clock=clock)["it"]
-                memory = peak_memory(self.network, x)
+                times = time_patches({"it": network}, x, rounds=5, clock=clock)["it"]
+                memory = peak_memory(network, x)
         finally:
             torch.set_num_threads(threads)
         return {
-            "parameters": count_parameters(self.network),
-            "flops": count_flops(self.network, x),
+            "parameters": count_parameters(network),
+            "flops": count_flops(network, x),
             "file_bytes": buffer.tell(),
             "latency_ms": times["median"],
             "peak_memory_mib": memory,
