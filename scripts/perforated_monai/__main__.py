@@ -16,7 +16,7 @@ import fire
 
 from .errors import UsageError, UserError
 from .foreign_commands import export_apart, overlay
-from .share_commands import card, pack, verify
+from .share_commands import card, efficiency, pack, verify
 from .study_commands import report, study
 
 
@@ -245,6 +245,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "study": study,
     "report": report,
     "card": card,
+    "efficiency": efficiency,
 }
 
 

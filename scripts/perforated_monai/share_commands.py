@@ -1,4 +1,4 @@
-"""The commands that hand a bundle on and judge what was handed on."""
+"""The commands that hand a bundle on, judge what was handed on, and say what it costs."""
 
 from __future__ import annotations
 
@@ -45,4 +45,32 @@ def card(bundle: str, evaluation: str = "") -> int:
     from .card import write_card
 
     print(write_card(str(bundle), str(evaluation) or None))
+    return 0
+
+
+def efficiency(
+    *networks: str, out: str, window: object = "", claims: str = "", rounds: int = 7
+) -> int:
+    """Measure bundles and runs side by side: size, FLOPs, time, memory, energy, Dice, Pareto front.
+
+    Args:
+        networks: each a bundle or run folder, or NAME=FOLDER.
+        out: folder for efficiency.md, efficiency.json and efficiency.png.
+        window: voxels of the input, such as 40,56,40; by default the first network's window.
+        claims: YAML file of claims to put beside the measurements.
+        rounds: timed calls of each network, at least 2.
+    """
+    from .efficiency import write_efficiency
+    from .errors import UsageError
+    from .formats import as_list
+
+    sizes = [str(v) for v in (window if isinstance(window, (list, tuple)) else as_list(window))]
+    if not all(v.isdigit() and int(v) > 0 for v in sizes):
+        msg = f"--window must be whole numbers of voxels such as 40,56,40; got {window!r}."
+        raise UsageError(msg)
+    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 2:
+        msg = f"--rounds must be a whole number >= 2; got {rounds!r}."
+        raise UsageError(msg)
+    voxels = [int(v) for v in sizes]
+    print(write_efficiency([str(n) for n in networks], str(out), voxels, str(claims), rounds))
     return 0

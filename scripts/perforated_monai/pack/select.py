@@ -15,7 +15,7 @@ PACKAGE = "perforated_monai"
 # leave behind lies elsewhere or ends otherwise; so do scans.
 FOLDERS = {
     "configs": (".json", ".yaml", ".yml", ".conf"),
-    "docs": (".md", ".txt", ".png", ".jpg", ".jpeg", ".csv", ".json"),
+    "docs": (".md", ".txt", ".png", ".jpg", ".jpeg", ".csv", ".json", ".yaml"),
     "models": (".pt", ".json"),
     "scripts": (".py",),
     "studies": (".yaml", ".yml"),

@@ -40,7 +40,7 @@ def _load_grown(network: nn.Module, best: dict) -> None:
 
     config = DendriteConfig.from_dict(best["growth"]["config"])
     with tempfile.TemporaryDirectory() as folder:
-        tracker = Tracker(network, config, folder)
+        tracker = Tracker(network, config, folder, layers=best["growth"]["layers"])
         tracker.open()
         try:
             tracker.load_network(best["network"])

@@ -14,11 +14,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ..energy import EnergyMeter
 from ..errors import UserError
 from ..files import write_json
 from . import results
 from .arms import ARMS, DEPENDENT, Leader
-from .energy import EnergyMeter
 from .file import Study
 from .process import last_line, start
 from .trial import Places, Trial, command, only_test, overlay

@@ -14,10 +14,10 @@ import optuna
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
+from ..energy import EnergyMeter
 from ..errors import UserError
 from ..files import write_json
 from . import results
-from .energy import EnergyMeter
 from .file import Study
 from .process import last_line, start
 from .sweep_space import as_choice, choose

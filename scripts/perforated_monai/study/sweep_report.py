@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from .figures import as_svg
 from .file import Study
-from .sweep import open_sweep
+from .sweep import counts, open_sweep
 from .trial import Places
 
 
@@ -27,7 +27,8 @@ def pictures(study: Study, places: Places, storage: str = "") -> list[tuple[str,
     import matplotlib.pyplot as plt
 
     draw: Any = optuna.visualization.matplotlib
-    plots = [("Best validation Dice over trials", draw.plot_optimization_history)]
+    ended = ", ".join(f"{n} {what}" for what, n in counts(search).items() if n)
+    plots = [(f"Best validation Dice over trials ({ended})", draw.plot_optimization_history)]
     if len(done) > 1:
         plots.append(("Parallel coordinates of the trials", draw.plot_parallel_coordinate))
     if len({t.value for t in done}) > 1 and len(done) > 3:
