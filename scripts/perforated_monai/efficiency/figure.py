@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from .subject import Subject
 
@@ -16,8 +16,8 @@ AXES = {
     "parameters": ("parameters", 1.0),
     "flops": ("FLOPs of a window", 1.0),
     "file_bytes": ("weights, bytes", 1.0),
-    "ms_1": ("s a window, one thread", 1e-3),
-    "ms_gpu": ("s a window, GPU", 1e-3),
+    "ms_1": ("ms a window, one thread", 1.0),
+    "ms_gpu": ("ms a window, GPU", 1.0),
     "peak_memory_mib": ("peak memory of a call, MiB", 1.0),
     "joules": ("J a window", 1.0),
 }
@@ -89,10 +89,13 @@ def _panel(axes: Any, key: str, scored: Sequence[Subject], rows: Mapping[str, An
     if len(front) > 1:
         axes.step(*zip(*front, strict=True), where="post", color=_FRONT, ls=(0, (4, 2)), lw=1.2)
     axes.set_xscale("log")
-    axes.margins(x=0.25, y=0.15)
+    axes.margins(x=0.35, y=0.15)
     axes.set_xlabel(label)
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    costs = [x for x, _ in points.values()]
+    wide = costs and max(costs) > 20 * min(costs)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -93,10 +93,10 @@ def _text(
     lines = ["# Efficiency", ""]
     lines += [
         f"Measured on {today} by `python -m perforated_monai efficiency` on {machine['cpu']}, "
-        f"torch {machine['torch']}: windows of {size} voxels, {costs['batch']} at a time; time is the "
-        "median of calls in turns, CPU time on one thread and wall time on two; memory is what one "
-        f"more call takes; GPU: {machine.get('gpu', MISSING)}; energy: "
-        f"{_meter(costs)}. Dice is mean (95 % interval over cases).",
+        f"torch {machine['torch']}: windows of {size} voxels, {costs['batch']} at a time. Time is "
+        "the median of calls in turns, CPU time on one thread and wall time on two; memory is what "
+        f"one more call takes; GPU: {machine.get('gpu', MISSING)}; energy: {_meter(costs)}. Dice "
+        "is mean (95 % interval over cases).",
         "",
     ]
     if drawn:
