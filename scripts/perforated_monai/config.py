@@ -14,6 +14,7 @@ from .errors import UserError
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "identity")
 INITIALISATIONS = ("normal", "layer")
+LAYERS = ("all", "auto", "random")
 KINDS = ("copy", "depthwise", "pointwise", "grouped", "low_rank")
 SWITCH_RULES = ("history", "fixed")
 
@@ -45,6 +46,13 @@ class DendriteConfig:
             way); ``"layer"`` calls the layer's own ``reset_parameters`` and multiplies by scale.
             Dendrites of two convolutions need ``"layer"``: N(0, 0.01²) twice leaves no signal.
         scale: see ``initialisation``; 0.01 is the library's default.
+        layers: which of the layers that types, patterns and kind leave grow: ``all``; ``auto``
+            takes those from which a probe before the first growth expects most for each added
+            parameter (``probe.expected_gains``); ``random`` draws them, as a control for ``auto``.
+        auto_layers: with ``auto`` or ``random``, how many layers; 0 where the budget decides.
+        parameter_budget: with ``auto`` or ``random``, parameters that one set may add; 0 where
+            ``auto_layers`` decides.
+        probe_batches: training batches that the probe averages over, at least 8.
         layer_types: class names of the layers that grow, such as ``Conv3d`` or ``Convolution``.
         layer_names: shell patterns over module names; a layer grows when one matches.
         exclude: shell patterns over module names that never grow.
@@ -69,6 +77,10 @@ class DendriteConfig:
     activation: str = "sigmoid"
     initialisation: str = "normal"
     scale: float = 0.01
+    layers: str = "all"
+    auto_layers: int = 0
+    parameter_budget: int = 0
+    probe_batches: int = 8
     layer_types: list[str] = field(
         default_factory=lambda: ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose2d", "ConvTranspose3d"]
     )
@@ -87,6 +99,18 @@ class DendriteConfig:
             if getattr(self, name) and self.kind != owner:
                 msg = f"{name} belongs to kind {owner}; got {name} with kind {self.kind!r}."
                 raise UserError(msg)
+        _choice("layers", self.layers, LAYERS)
+        _whole("probe_batches", self.probe_batches, least=8)
+        for name in ("auto_layers", "parameter_budget"):
+            _whole(name, getattr(self, name), least=0)
+        limits = bool(self.auto_layers) + bool(self.parameter_budget)
+        if limits != (self.layers != "all"):
+            msg = (
+                "layers auto and random take one of auto_layers and parameter_budget, layers all "
+                f"takes none; got layers {self.layers!r}, auto_layers {self.auto_layers}, "
+                f"parameter_budget {self.parameter_budget}."
+            )
+            raise UserError(msg)
         _choice("switch", self.switch, SWITCH_RULES)
         _choice("activation", self.activation, ACTIVATIONS)
         _choice("initialisation", self.initialisation, INITIALISATIONS)

@@ -25,6 +25,19 @@ def is_part_of_dendrite(name: str) -> bool:
     return ".dendrite_module" in name or ".dendrites_to_top" in name
 
 
+def unwrapped(state: Mapping[str, Tensor], layers: Iterable[str]) -> dict[str, Tensor]:
+    """The state dict of a network without dendrites, as if ``layers`` had never been wrapped."""
+    found: dict[str, Tensor] = {}
+    prefixes = [f"{layer}." for layer in layers]
+    for name, tensor in state.items():
+        prefix = next((p for p in prefixes if name.startswith(p)), None)
+        if prefix is None:
+            found[name] = tensor
+        elif name.startswith(f"{prefix}main_module."):
+            found[prefix + name.removeprefix(f"{prefix}main_module.")] = tensor
+    return found
+
+
 def base_tensors(network: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
     """Live parameters and buffers of a grown network by their names in the base network.
 

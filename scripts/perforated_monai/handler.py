@@ -10,6 +10,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from . import distributed
+from .choosing import LayerChoice
 from .config import DendriteConfig
 from .errors import UserError
 from .freeze import FrozenBase
@@ -31,6 +32,8 @@ class DendriteHandler:
     keep their identity; when the tracker has finished, the trainer is told to stop;
     ``RunHandler`` loads the best network, and ``finish`` turns it into a plain one in place.
     With several processes the tracker of rank 0 decides, and the others take the network it made.
+
+    With ``layers: auto`` the first growth chooses its layers, see ``LayerChoice``.
 
     With ``freeze_base`` the epochs up to the first validation are one step each, which is undone;
     that validation scores the network as it was loaded, and the first set follows at once.
@@ -102,6 +105,7 @@ class DendriteHandler:
         self.tracker = Tracker(
             run.network, self.config, run.folder / "tracker", seed=run.seed, writes=run.is_main
         )
+        self.choice = LayerChoice(run, self.tracker, self.config)
         self.tracker.open()
 
     def close(self) -> None:
@@ -145,10 +149,15 @@ class DendriteHandler:
 
     def state_dict(self) -> dict[str, Any]:
         """State of the tracker and of the set on trial."""
-        return {"tracker": self.tracker.state_dict(), "trial": self._trial}
+        return {
+            "tracker": self.tracker.state_dict(),
+            "trial": self._trial,
+            "choice": self.choice.record,
+        }
 
     def load_state_dict(self, state: dict[str, Any], network: dict[str, Tensor]) -> None:
         """Continue from ``state_dict`` and the grown network's own state dict."""
+        self.choice.restore(state.get("choice"))
         self.tracker.load_state_dict(state["tracker"], network)
         self._trial = state["trial"]
         self._hold()
@@ -162,14 +171,20 @@ class DendriteHandler:
     def _add_score(self, score: float) -> Outcome:
         """One decision for all ranks: rank 0's tracker makes it, the others take its network."""
 
-        def decide() -> tuple[Outcome, dict[str, Tensor] | None]:
+        def decide() -> tuple[Outcome, dict[str, Any] | None, dict[str, Tensor] | None]:
             first = self.config.freeze_base and self.tracker.sets == 0
+            before = self.choice.before() if self.choice.open else None
             outcome = self.tracker.add_score(score, self.run.optimizer, force=first)
+            if before is not None and outcome.event == "grow":
+                self.choice.make(*before)
+                outcome = self.tracker.add_score(score, self.run.optimizer, force=first)
             if not outcome.event or distributed.world() == 1:
-                return outcome, None
-            return outcome, {k: v.cpu() for k, v in self.tracker.network.state_dict().items()}
+                return outcome, None, None
+            network = {k: v.cpu() for k, v in self.tracker.network.state_dict().items()}
+            return outcome, self.choice.record, network
 
-        outcome, network = distributed.from_main(decide)
+        outcome, choice, network = distributed.from_main(decide)
+        self.choice.follow(choice)
         if network is not None and not self.run.is_main:
             self.tracker.load_network(network)
         return outcome

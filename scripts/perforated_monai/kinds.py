@@ -106,11 +106,10 @@ def cost_of(layer: Any, kind: Kind) -> int:
     Raises:
         UnfitError, TypeError: see ``resolve``.
     """
-    found = resolve(layer, kind)
-    if found.name == "copy":
-        own = sum(p.numel() for p in layer.parameters())
+    if kind.name == "copy":
+        own: int = sum(p.numel() for p in layer.parameters())
         return own + Shape.of(layer).outputs
-    shape = Shape.of(layer)
+    found, shape = resolve(layer, kind), Shape.of(layer)
     weights = {
         "depthwise": shape.separable(),
         "pointwise": shape.inputs * shape.outputs // shape.groups,
@@ -132,6 +131,7 @@ class Shape:
 
     @classmethod
     def of(cls, layer: Any) -> Shape:
+        layer = getattr(layer, "conv", layer)  # of a MONAI Convolution block
         if isinstance(layer, nn.Linear):
             return cls(layer.in_features, layer.out_features, 1, 1, False)
         taps = math.prod(layer.kernel_size)

@@ -126,7 +126,7 @@ def dendritic_sum(
             v = between[row].to(a.dtype).view(shape)
             a = a.addcmul_(v, active[j]) if overwrite else torch.addcmul(a, v, active[j])
             row += 1
-        f = _activate(a, activation, overwrite)
+        f = activate(a, activation, overwrite)
         active.append(f)
         w = to_output[i].to(out.dtype).view(shape)
         # The first sum is a new tensor, so that the wide one is freed when this returns.
@@ -134,7 +134,8 @@ def dendritic_sum(
     return out
 
 
-def _activate(x: Tensor, name: str, overwrite: bool) -> Tensor:
+def activate(x: Tensor, name: str, overwrite: bool = False) -> Tensor:
+    """F of a dendrite by its name, in place where asked for."""
     if name == "sigmoid":
         return x.sigmoid_() if overwrite else torch.sigmoid(x)
     if name == "tanh":

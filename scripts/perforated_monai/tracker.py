@@ -13,7 +13,7 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,17 @@ from torch import Tensor, nn
 from .config import DendriteConfig
 from .dendrite import Dendrite, make_dendrite
 from .errors import UserError
-from .grown import count_grown_parameters, is_scaffold, refuse_other_network, wrapped_modules
+from .grown import (
+    count_grown_parameters,
+    is_scaffold,
+    refuse_other_network,
+    unwrapped,
+    wrapped_modules,
+)
 from .inject import find_layers, kind_of_config
 from .isolation import TrackerError, guard, inside, keep_matplotlib_backend
 from .meta import run_on_plain_tensors
+from .network import replace_module
 
 RELEASE = "3.2.9"  # another one may behave otherwise, in silence
 _open_tracker: Tracker | None = None
@@ -64,6 +71,7 @@ class Tracker:
         folder: a folder for the tracker's own files; it is created.
         seed: seeds dendrite initialisation, apart from every other generator.
         writes: whether this process writes files (rank 0 of a distributed run).
+        layers: which layers to wrap; by default all that ``config`` leaves.
     """
 
     def __init__(
@@ -73,18 +81,21 @@ class Tracker:
         folder: str | Path,
         seed: int = 0,
         writes: bool = True,
+        layers: list[str] | None = None,
     ) -> None:
         self.network = network
         self.config = config
         self.folder = Path(folder).resolve()
         self.seed = seed
         self.writes = writes
-        self.layers = find_layers(network, config)
+        self.candidates = find_layers(network, config)
+        self.layers = list(self.candidates if layers is None else layers)
         self.best = -math.inf
         self.calls = 0
         self._gpa: Any = None
         self._before: tuple[Any, Any] | None = None
         self._hooks: list[Any] = []
+        self._dtype_hooks: list[Any] = []
 
     # -- life ------------------------------------------------------------------------------
 
@@ -131,6 +142,38 @@ class Tracker:
         while self._hooks:
             self._hooks.pop().remove()
 
+    def unwrap(self) -> None:
+        """Make the network plain again, without its dendrites, and close; ``open`` may follow."""
+        for name, module in self.modules():
+            replace_module(self.network, name, module.main_module)
+        self.network._buffers.pop("tracker_string", None)
+        while self._dtype_hooks:
+            self._dtype_hooks.pop().remove()
+        self.close()
+
+    def narrow(
+        self, layers: list[str], state: dict[str, Any], network_state: Mapping[str, Tensor]
+    ) -> None:
+        """Wrap ``layers`` alone, of a network without dendrites, and go on from a state.
+
+        Args:
+            layers: the layers that are to grow, some of those that were wrapped in the state.
+            state: of ``state_dict()`` before any dendrite was added.
+            network_state: the network's state dict at the same moment.
+        """
+        self.unwrap()
+        left = [name for name in self.layers if name not in layers]
+        self.layers = list(layers)
+        self.open()
+        from safetensors.torch import load, save  # the library's own format
+
+        state = dict(state)
+        if state["best_model"].numel():
+            best = load(state["best_model"].numpy().tobytes())
+            data = bytearray(save(unwrapped(best, left)))
+            state["best_model"] = torch.frombuffer(data, dtype=torch.uint8)
+        self.load_state_dict(state, unwrapped(network_state, left))
+
     def _prepare_modules(self) -> None:
         tracker = self._gpa.pai_tracker
         # The first score never counts as a best while num_epochs_run is 0 (measured: .9, .5, .5
@@ -144,7 +187,7 @@ class Tracker:
             raise TrackerError(msg)
         for _, module in self.modules():
             _set_dimensions_on_first_forward(module)
-            _keep_dtype(module)
+            self._dtype_hooks.append(_keep_dtype(module))
         self._hooks = run_on_plain_tensors(self.network)
 
     # -- what the network holds ------------------------------------------------------------
@@ -462,11 +505,11 @@ def _set_dimensions_on_first_forward(module: Any) -> None:
     handle = module.register_forward_hook(hook)
 
 
-def _keep_dtype(module: Any) -> None:
+def _keep_dtype(module: Any) -> Any:
     """Give a wrapped layer the output dtype of its main layer.
 
     Under bf16 autocast the library's float32 weights make the sum float32, and every activation
-    behind it twice as large.
+    behind it twice as large. Returned is the hook on the main layer.
     """
 
     def remember(main: nn.Module, _: Any, out: Tensor) -> None:
@@ -475,8 +518,8 @@ def _keep_dtype(module: Any) -> None:
     def restore(wrapped: nn.Module, _: Any, out: Tensor) -> Tensor:
         return out.to(wrapped.__dict__.get("_main_dtype", out.dtype))
 
-    module.main_module.register_forward_hook(remember)
     module.register_forward_hook(restore)
+    return module.main_module.register_forward_hook(remember)
 
 
 def _refuse_stray_rank() -> None:

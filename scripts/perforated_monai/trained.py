@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,8 +163,12 @@ def _load_grown(network: nn.Module, best: dict[str, Any], run: Path) -> None:
 
     growth = best["growth"]
     with tempfile.TemporaryDirectory() as folder:
-        tracker = Tracker(network, DendriteConfig.from_dict(growth["config"]), folder)
-        if tracker.layers != growth["layers"]:
+        config = DendriteConfig.from_dict(growth["config"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the training said which layers do not grow
+            tracker = Tracker(network, config, folder, layers=growth["layers"])
+        chosen = [n for n in tracker.candidates if n in tracker.layers]
+        if (tracker.candidates if config.layers == "all" else chosen) != tracker.layers:
             msg = f"{run}: the run grew other layers than its config.json names: cannot rebuild it."
             raise UserError(msg)
         tracker.open()
