@@ -5,9 +5,11 @@ import torch
 from torch import nn
 
 from perforated_monai import UserError, build_network
+from perforated_monai.audit.build import build
 from perforated_monai.config import DendriteConfig
 from perforated_monai.inject import find_layers
 from perforated_monai.nets import MobileUNet
+from perforated_monai.verify.allowed import judge_target
 
 BASE = {
     "name": "MobileUNet",
@@ -96,6 +98,15 @@ def test_a_patch_of_another_size_is_named() -> None:
         network(torch.randn(1, 1, 16, 18, 16))
     with pytest.raises(UserError, match=r"16×16 voxels must be a multiple of 4×4×4"):
         network(torch.randn(1, 1, 16, 16))
+
+
+def test_a_definition_of_ours_is_built_by_the_check_and_allowed_by_verify() -> None:
+    definition = {k: v for k, v in BASE.items() if k != "name"}
+    ours = build(definition | {"_target_": "perforated_monai.nets.MobileUNet"})
+    assert isinstance(ours.network, MobileUNet)
+    assert "code of its own" in build(definition | {"_target_": "other.MobileUNet"}).reason
+    assert judge_target("perforated_monai.nets.MobileUNet") == ""
+    assert judge_target("perforated_monai.nets.checks") and judge_target("perforated_monai.nets.X")
 
 
 def test_small_arguments_work() -> None:

@@ -24,7 +24,7 @@ class BranchMasks(nn.Module):
     Hard-concrete distribution of Louizos, Welling and Kingma 2018 (https://arxiv.org/abs/1712.01312):
     while training each mask is drawn anew at every step; otherwise it is the distribution's
     clipped mean, and zero beyond the budget. So a validation always scores the network that
-    ``fold_network`` makes, at whatever epoch.
+    ``fold.fold`` makes, at whatever epoch.
 
     Args:
         counts: branches of each block, in order.
@@ -78,16 +78,14 @@ class BranchMasks(nn.Module):
         well.
         """
         strength = self.log_alpha.detach().tolist()
+        values = _stretched(self.log_alpha.detach()).tolist()
+        first = [0, *itertools.accumulate(self.counts)]
+        best = [max(range(a, b), key=strength.__getitem__) for a, b in itertools.pairwise(first)]
         order = sorted(range(len(strength)), key=lambda i: -strength[i])
-        first = [0]
-        for n in self.counts:
-            first.append(first[-1] + n)
-        best = [min(range(a, b), key=order.index) for a, b in itertools.pairwise(first)]
         room = 1 - self.sparsity + 1e-9
         chosen = [False] * len(strength)
         for i in [*best, *(i for i in order if i not in best)]:
-            opens = torch.sigmoid(torch.tensor(strength[i])).item() * (ZETA - GAMMA) + GAMMA > 0
-            if self.shares[i] <= room and (opens or i in best):
+            if self.shares[i] <= room and (values[i] > 0 or i in best):
                 chosen[i] = True
                 room -= self.shares[i]
         return chosen

@@ -21,7 +21,7 @@ class SparseUNet(nn.Module):
     """A UNet whose convolutions are branches with learnable masks and input-driven gates.
 
     With ``sparsity`` it has masks, and ``SparsityHandler`` trains them; without, it is what is left
-    when the masked branches are gone (``fold_network`` makes one of the other). The first level
+    when the masked branches are gone (``fold.fold`` makes one of the other). The first level
     strides at once and the last one does not, as in MONAI's ``UNet``.
 
     Args:
@@ -61,6 +61,9 @@ class SparseUNet(nn.Module):
         numbers = {"in_channels": in_channels, "out_channels": out_channels, "width": width}
         for argument, value in numbers.items():
             whole_number("SparseUNet", argument, value, 1)
+        if not isinstance(gate, bool):
+            msg = f"SparseUNet: gate must be true or false; got {gate!r}."
+            raise UserError(msg)
         last = len(channels) - 1
         counts = _counts(branches, 2 * last)
         self.multiples = downsampling(rows)
@@ -141,8 +144,8 @@ def _entry(masks: list[Tensor], i: int) -> Tensor | None:
 
 
 def _counts(branches: Any, blocks: int) -> list[int]:
-    found = [branches] * blocks if isinstance(branches, int) else list(branches)
-    if len(found) != blocks:
+    found: Any = [branches] * blocks if isinstance(branches, int) else branches
+    if not isinstance(found, Sequence) or isinstance(found, str) or len(found) != blocks:
         msg = (
             f"SparseUNet: branches must be one number or one for each of the {blocks} blocks; got "
             f"{branches!r}."
@@ -150,7 +153,7 @@ def _counts(branches: Any, blocks: int) -> list[int]:
         raise UserError(msg)
     for count in found:
         whole_number("SparseUNet", "branches", count, 1)
-    return found
+    return list(found)
 
 
 def _transposed(dims: int, inputs: int, outputs: int, stride: list[int], groups: int) -> Any:
