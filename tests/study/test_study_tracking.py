@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,9 @@ def test_wandb_works_offline_without_an_account(
     monkeypatch.delenv("WANDB_MODE", raising=False)
     tracked_run("wandb", phantoms, tmp_path / "run")
     (file,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
+    end = time.monotonic() + 60  # wandb's own process writes, and ends a little after the run
+    while b"val_mean_dice" not in file.read_bytes() and time.monotonic() < end:
+        time.sleep(0.2)
     content = file.read_bytes()
     assert b"val_mean_dice" in content and b"loss" in content
 
