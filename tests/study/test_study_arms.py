@@ -15,8 +15,9 @@ from torch import nn
 
 from harness import BUNDLE, SMALL, history, in_child, kill_self, refused, same_run
 from perforated_monai.config import DendriteConfig
-from perforated_monai.inject import kind_of_config
+from perforated_monai.inject import find_layers, kind_of_config
 from perforated_monai.network import count_parameters
+from perforated_monai.study.arms import Leader, arm_settings
 from perforated_monai.study.branch import add_branch, load_branches
 from perforated_monai.study.reload import best_network
 
@@ -177,3 +178,16 @@ def test_branches_refuse_what_is_no_convolution(run) -> None:
             run("blocks")
     finally:
         del HANDLERS["blocks"]
+
+
+def test_branches_follow_the_chosen_layers(tmp_path: Path) -> None:
+    """Where the dendritic trial chose its layers, those grow in the arm branch too."""
+    (tmp_path / "result.json").write_text('{"sets": 1, "parameters": 9, "flops": 9}')
+    events = [{"event": "choose", "epoch": 2, "layers": ["model.2.0.conv"]}]
+    events += [{"event": "grow", "epoch": 2}]
+    (tmp_path / "history.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
+    growth = GROWTH | {"layers": "auto", "auto_layers": 1, "exclude": ["model.0.*"]}
+    handler = arm_settings("branch", growth, Leader(tmp_path))["+train::handlers"][0]
+    config = DendriteConfig.from_dict(handler["config"])
+    assert find_layers(base_network(), config) == ["model.2.0.conv"]
+    assert handler["grow_epochs"] == [2]

@@ -1,5 +1,7 @@
 """Study files: what is refused before any training, and what the arms lay over train.json."""
 
+import hashlib
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,18 @@ BAD = {
         },
         "hd95 is in mm only where .* pixdim .1.0, 1.0, 3.0.",
     ),
+    "variant's setting": (
+        {"variants": {"thin": {"rank": 2}}},
+        "variants: thin: rank belongs to kind low_rank",
+    ),
+    "variant without a limit": ({"variants": {"thin": {"layers": "auto"}}}, "thin: layers auto"),
+    "variant's name": ({"variants": {"branch": {}}}, "a name of its own.*'branch'"),
+    "variant's path": ({"variants": {"../x": {}}}, "a name of its own.*'../x'"),
+    "variants": ({"variants": ["thin"]}, "variants must map names"),
+    "pair": ({"compare": [["base", "thin"]]}, "pairs .*got .'base', 'thin'."),
+    "one": ({"compare": [["base"]]}, "pairs .*got .'base'."),
+    "itself": ({"compare": [["base", "base"]]}, "pairs .*got"),
+    "no pairs": ({"compare": "base"}, "pairs .*got None"),
     "no mapping": ({"settings": [1]}, "settings must be a mapping"),
 }
 
@@ -165,6 +179,33 @@ def test_arms_differ_by_what_they_say(write, tmp_path: Path) -> None:
     extra = {k: v for k, v in grown.items() if plain.get(k) != v}
     assert set(extra) == {"_desc_", "+train::handlers"}
     assert extra["+train::handlers"][0]["config"]["activation"] == "sigmoid"
+
+
+def test_variants_grow_with_their_own_settings(write, tmp_path: Path) -> None:
+    variants = {"thin": {"kind": "low_rank", "rank": 2}, "few": {"activation": "tanh"}}
+    study = load_study(write(arms=["few", "base", "thin"], variants=variants))
+    assert [t.arm for t in trials_of(study)][:3] == ["base", "few", "thin"]
+    places = Places(tmp_path, tmp_path, tmp_path)
+    configs = {
+        arm: overlay(study, Trial("width4", arm, 0, 0), places, None)["+train::handlers"][0]
+        for arm in variants
+    }
+    assert all(c["_target_"].endswith("GrowAndSettle") for c in configs.values())
+    assert configs["thin"]["config"] == {
+        **{"activation": "relu", "initialisation": "layer", "scale": 1.0},
+        **variants["thin"],
+    }
+    assert configs["few"]["config"]["activation"] == "tanh"
+
+
+def test_studies_without_variants_keep_their_results(write) -> None:
+    """The hash that results carry: of format 1 as it was first written."""
+    study = load_study(write(compare=[["dendrites", "base"]]))
+    assert study.protocol == load_study(write()).protocol
+    assert study.protocol != load_study(write(variants={"thin": {}})).protocol
+    kept = {"format": 1, "bundle": GOOD["bundle"], "budget": {"epochs": 4}, "metrics": ["dice"]}
+    text = json.dumps(kept | {"settings": {}, "growth": {}}, sort_keys=True)
+    assert study.protocol == hashlib.sha256(text.encode()).hexdigest()
 
 
 @pytest.mark.parametrize("cost", ["parameters", "flops"])

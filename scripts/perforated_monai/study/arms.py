@@ -68,6 +68,21 @@ def growth_config(arm: str, growth: dict[str, Any]) -> dict[str, Any]:
     return {**growth, **_DENDRITES.get(arm, _DENDRITES["dendrites"])}
 
 
+def variant_config(growth: dict[str, Any], variant: dict[str, Any]) -> dict[str, Any]:
+    """Settings of ``DendriteConfig`` of an arm that the study file defines itself.
+
+    Ordinary initialisation and ReLU, unless the variant says otherwise: the library's own dendrites
+    give those of two convolutions no signal.
+    """
+    return {"activation": "relu", "initialisation": "layer", "scale": 1.0, **growth, **variant}
+
+
+def variant_text(variant: dict[str, Any]) -> str:
+    """What a variant is, for a report."""
+    settings = ", ".join(f"{key} {value}" for key, value in variant.items())
+    return f"dendrites with {settings or 'the settings of growth'} (own arm of this study)"
+
+
 def arm_settings(arm: str, growth: dict[str, Any], leader: Leader | None) -> dict[str, Any]:
     """What an arm adds to the configuration; ``wide`` and ``wide_flops`` add channels elsewhere.
 
@@ -87,7 +102,7 @@ def arm_settings(arm: str, growth: dict[str, Any], leader: Leader | None) -> dic
         return _handler(
             "perforated_monai.study.branch.BranchHandler",
             evaluator="@validate::evaluator",
-            config=growth_config(arm, growth),
+            config=growth_config(arm, growth) | leader.chosen_layers(),
             grow_epochs=leader.grow_epochs,
             settle_epochs=leader.settle_epochs,
         )
@@ -118,8 +133,17 @@ class Leader:
         events = [json.loads(line) for line in lines]
         self.grow_epochs = [int(e["epoch"]) for e in events if e["event"] == "grow"]
         self.settle_epochs = [int(e["epoch"]) for e in events if e["event"] == "settle"]
+        choices = [e["layers"] for e in events if e["event"] == "choose"]
+        self._chosen: list[str] | None = choices[-1] if choices else None
         self.sets = int(result["sets"])
         self.parameters, self.flops = int(result["parameters"]), int(result["flops"])
+
+    def chosen_layers(self) -> dict[str, Any]:
+        """Settings of ``DendriteConfig`` that grow the layers which the trial chose, if it did."""
+        if self._chosen is None:
+            return {}
+        every = {"layers": "all", "auto_layers": 0, "parameter_budget": 0}
+        return {**every, "layer_names": self._chosen, "exclude": []}
 
     def same_as_base(self, arm: str) -> bool:
         """Whether an arm has nothing to differ by: nothing grew, or nothing was accepted."""

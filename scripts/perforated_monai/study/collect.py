@@ -62,6 +62,18 @@ class Collected:
             for arm in study.arms
         }
 
+    @property
+    def growing(self) -> list[str]:
+        """Arms of the study that grow dendrites."""
+        return [a for a in (*GROWING, *self.study.variants) if a in self.study.arms]
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Arms and their controls: every growing arm with every control, then the study's own."""
+        arms = self.study.arms
+        usual = [(a, c) for a in GROWING for c in CONTROLS if a in arms and c in arms]
+        return [*usual, *((arm, control) for arm, control in self.study.compare)]
+
     def classes(self, metric: str) -> list[str]:
         """Classes in the tables of a metric."""
         for cell in self.cells.values():
@@ -94,14 +106,12 @@ class Collected:
         return np.array(rows), seeds, cases
 
     def comparisons(self, network: str, metric: str) -> dict[tuple[str, str], Comparison]:
-        """Every growing arm against every control; one family for Holm."""
+        """Every pair; one family for Holm."""
         tables = {}
-        for arm in GROWING:
-            for control in CONTROLS:
-                if arm in self.study.arms and control in self.study.arms:
-                    table, seeds, _ = self.difference(network, arm, control, metric)
-                    if seeds:
-                        tables[arm, control] = table
+        for arm, control in self.pairs:
+            table, seeds, _ = self.difference(network, arm, control, metric)
+            if seeds:
+                tables[arm, control] = table
         named = {f"{a} - {b}": t for (a, b), t in tables.items()}
         return dict(zip(tables, compare(named), strict=True)) if tables else {}
 

@@ -27,6 +27,16 @@ STYLES: dict[str, tuple[str, str, Any]] = {
     "dendrites": ("#d55e00", "*", "-"),
     "dendrites_init": ("#e69f00", "P", (0, (4, 1.5))),
 }
+# Of a study's own arms, in their order; more than there are begin again.
+_VARIANTS: tuple[tuple[str, str, Any], ...] = (
+    ("#d55e00", "*", "-"),
+    ("#0072b2", "^", (0, (1, 1.2))),
+    ("#009e73", "D", (0, (8, 2, 1, 2))),
+    ("#e69f00", "P", (0, (4, 1.5))),
+    ("#cc79a7", "X", (0, (6, 1.5))),
+    ("#56b4e9", "v", (0, (3, 1, 1, 1))),
+    ("#7a7a7a", "p", (0, (2, 2))),
+)
 _OUTLINE = {"true": ("-", 1.4), "predicted": ((0, (2, 1.2)), 2.4)}
 _CLASS_COLORS = ("#0072b2", "#e69f00", "#000000", "#cc79a7")  # apart in grey, too
 
@@ -43,7 +53,7 @@ def score_against_cost(data: Collected, networks: Sequence[str], metric: str) ->
         strict=True,
     ):
         for arm in data.study.arms:
-            color, marker, style = STYLES[arm]
+            color, marker, style = _style(data, arm)
             means = []
             for cell in (data.cells[n, arm] for n in networks if data.cells[n, arm].results):
                 x = cell.values(key)
@@ -77,7 +87,7 @@ def score_per_epoch(data: Collected, network: str) -> Figure:
     figure = _figure(9, 4.2)
     axes = figure.add_subplot()
     for arm in data.study.arms:
-        cell, (color, _, style) = data.cells[network, arm], STYLES[arm]
+        cell, (color, _, style) = data.cells[network, arm], _style(data, arm)
         curves = [_curve(events) for events in cell.history.values()]
         if not curves:
             continue
@@ -86,7 +96,7 @@ def score_per_epoch(data: Collected, network: str) -> Figure:
         x = curves[0][0]
         alike = [y for other, y in curves if other == x]
         axes.plot(x, np.mean(alike, axis=0), color=color, linestyle=style, linewidth=2, label=arm)
-        if arm.startswith("dendrites"):
+        if arm in data.growing:
             first = True
             for events in cell.history.values():
                 for event in events:
@@ -113,7 +123,7 @@ def seed_spread(data: Collected, network: str, metric: str) -> Figure:
     scale = 1 if metric == "hd95" else 100
     for i, ((arm, control), comparison) in enumerate(found.items()):
         table, _, _ = data.difference(network, arm, control, metric)
-        color, marker, _ = STYLES[arm]
+        color, marker, _ = _style(data, arm)
         for offset, interval, style in (
             (0.14, comparison.over_seeds, "-"),
             (-0.14, comparison.over_cases, (0, (3, 1.5))),
@@ -130,7 +140,7 @@ def seed_spread(data: Collected, network: str, metric: str) -> Figure:
     axes.set_yticks(range(len(found)), [f"{a} − {b}" for a, b in found])
     axes.set_ylim(len(found) - 0.3, -0.7)
     unit = "mm; left" if metric == "hd95" else "points of 0.01; right"
-    axes.set_xlabel(f"difference of test {NAMES[metric]}, {unit} of 0: dendrites better")
+    axes.set_xlabel(f"difference of test {NAMES[metric]}, {unit} of 0: the first arm better")
     _plain(axes)
     return figure
 
@@ -146,7 +156,7 @@ def paired_cases(data: Collected, network: str, arm: str, control: str, metric: 
     low, high = np.nanmin(table, axis=0)[order], np.nanmax(table, axis=0)[order]
     axes.vlines(x, scale * low, scale * high, color="0.7", lw=2, label="span of the seeds")
     mean = np.nanmean(table, axis=0)[order]
-    axes.plot(x, scale * mean, "o", color=STYLES[arm][0], ms=5, label="mean of the seeds")
+    axes.plot(x, scale * mean, "o", color=_style(data, arm)[0], ms=5, label="mean of the seeds")
     axes.axhline(0, color="black", lw=1)
     axes.set_xticks(x, [cases[i] for i in order], rotation=90, fontsize=6)
     axes.set_ylabel(f"{arm} − {control}, {'mm' if metric == 'hd95' else 'points'}")
@@ -222,6 +232,13 @@ def as_png(figure: Figure) -> str:
 
 
 NAMES = {"dice": "Dice", "hd95": "HD95", "nsd": "surface Dice at 1 mm"}
+
+
+def _style(data: Collected, arm: str) -> tuple[str, str, Any]:
+    """Colour, marker and line of an arm."""
+    if arm in STYLES:
+        return STYLES[arm]
+    return _VARIANTS[list(data.study.variants).index(arm) % len(_VARIANTS)]
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,14 +20,14 @@ from ..cli_config import is_known_key
 from ..config import DendriteConfig
 from ..errors import UserError
 from ..manifest_schema import FOLDS
-from .arms import ARMS, DEPENDENT, networks_of
+from .arms import ARMS, DEPENDENT, networks_of, variant_config
 from .sweep_space import check_sweep
 
 FORMAT = 1
 METRICS = ("dice", "hd95", "nsd")
 
 # What may grow later without making other results of what is there.
-_GROWS = ("title", "note", "arms", "seeds", "folds", "networks", "sweep")
+_GROWS = ("title", "note", "arms", "seeds", "folds", "networks", "sweep", "compare")
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,16 @@ class Study:
         file: where it was read from; ``bundles/<name>/studies/<study>.yaml``.
         bundle: folder name of the bundle beside whose ``studies`` folder the file lies.
         networks: names, see ``arms.networks_of``.
-        arms: of ``arms.ARMS``.
+        arms: of ``arms.ARMS``, and names of ``variants``.
         seeds: run seeds; every arm is run with each.
         folds: inner folds whose validation part is the test set.
         budget: ``{"epochs": total epochs of every arm}``.
         metrics: of ``METRICS``; the first is dice and gives the verdict.
         settings: keys of the bundle's train.json with the values that all arms share.
         growth: settings of ``DendriteConfig`` that all growing arms share.
+        variants: growing arms of the study's own: name -> settings of ``DendriteConfig`` on top of
+            ``growth``; listed in ``arms`` by their names.
+        compare: pairs ``[arm, control]`` that the report compares beside the usual ones.
         sweep: number of trials and space of a search, see ``sweep_space.py``.
         title, note: for the report.
     """
@@ -59,6 +63,8 @@ class Study:
     metrics: list[str]
     settings: dict[str, Any] = field(default_factory=dict)
     growth: dict[str, Any] = field(default_factory=dict)
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    compare: list[list[str]] = field(default_factory=list)
     sweep: dict[str, Any] = field(default_factory=dict)
     title: str = ""
     note: str = ""
@@ -79,6 +85,8 @@ class Study:
     def protocol(self) -> str:
         """Hash of everything that makes a trial what it is; seeds, folds and arms may be added."""
         content = dataclasses.asdict(self)
+        if not self.variants:  # studies without them keep the hash of their results
+            del content["variants"]
         kept = {k: v for k, v in content.items() if k not in (*_GROWS, "file")}
         text = json.dumps(kept, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -131,7 +139,9 @@ def _check(study: Study) -> None:
         )
         raise UserError(msg)
     _names(path, "networks", study.networks, networks_of(root))
-    _names(path, "arms", study.arms, ARMS)
+    _check_variants(study)
+    _names(path, "arms", study.arms, [*ARMS, *study.variants])
+    _check_pairs(study)
     _names(path, "metrics", study.metrics, METRICS)
     if study.metrics[0] != "dice":
         found = study.metrics[0]
@@ -158,6 +168,37 @@ def _check(study: Study) -> None:
         msg = f"{path}: growth cannot hold {owned[0]}: the arms set it. Take it out."
         raise UserError(msg)
     DendriteConfig.from_dict(study.growth)
+
+
+def _check_variants(study: Study) -> None:
+    path, variants = study.file, study.variants
+    if not isinstance(variants, dict) or not all(isinstance(v, dict) for v in variants.values()):
+        msg = f"{path}: variants must map names to settings of dendrites; got {variants!r}."
+        raise UserError(msg)
+    for name, settings in variants.items():
+        if name in ARMS or not re.fullmatch(r"[a-z][a-z0-9_]*", str(name)):
+            msg = (
+                f"{path}: a variant needs a name of its own from a-z, 0-9 and _; got {name!r}. "
+                f"Taken are {', '.join(ARMS)}."
+            )
+            raise UserError(msg)
+        growth = study.growth if isinstance(study.growth, dict) else {}
+        try:
+            DendriteConfig.from_dict(variant_config(growth, settings))
+        except UserError as error:
+            msg = f"{path}: variants: {name}: {error}"
+            raise UserError(msg) from None
+
+
+def _check_pairs(study: Study) -> None:
+    for pair in study.compare if isinstance(study.compare, list) else [None]:
+        right = isinstance(pair, list) and len(pair) == 2
+        if not right or any(arm not in study.arms for arm in pair) or pair[0] == pair[1]:
+            msg = (
+                f"{study.file}: compare must be a list of pairs [arm, control] of two of its arms "
+                f"({', '.join(study.arms)}); got {pair!r}."
+            )
+            raise UserError(msg)
 
 
 def _check_settings(study: Study, root: Path) -> None:

@@ -13,8 +13,8 @@ from markupsafe import Markup
 
 from ..files import write_text
 from . import figures
-from .arms import WHAT
-from .collect import CONTROLS, GROWING, Collected
+from .arms import WHAT, variant_text
+from .collect import Collected
 from .file import Study
 from .markdown import markdown as as_markdown
 from .runner import trials_of
@@ -63,7 +63,7 @@ def write_report(study: Study, places: Places, images: bool = False) -> tuple[Pa
         "difference_header": DIFFERENCES,
         "names": figures.NAMES,
         "facts": _facts(data),
-        "what": [(arm, WHAT[arm]) for arm in study.arms],
+        "what": [(arm, _what(study, arm)) for arm in study.arms],
         "source": study.file.read_text(encoding="utf-8"),
         "method": _METHOD,
         "ladder": _ladder(data),
@@ -84,6 +84,10 @@ def write_report(study: Study, places: Places, images: bool = False) -> tuple[Pa
     return html, markdown
 
 
+def _what(study: Study, arm: str) -> str:
+    return variant_text(study.variants[arm]) if arm in study.variants else WHAT[arm]
+
+
 # -- one network -----------------------------------------------------------------------------
 
 
@@ -91,8 +95,8 @@ def _block(data: Collected, network: str, images: bool) -> Block:
     study, block = data.study, Block(network)
     verdict_metric = study.metrics[0]
     found = data.comparisons(network, verdict_metric)
-    controls = [c for c in CONTROLS if c in study.arms]
-    for arm in (a for a in GROWING if a in study.arms and controls):
+    for arm in dict.fromkeys(a for a, _ in data.pairs):
+        controls = [c for a, c in data.pairs if a == arm]
         lines = [_verdict(arm, c, found.get((arm, c)), verdict_metric) for c in controls]
         block.verdicts.append((arm, lines))
     block.arms = [arm_row(data, data.cells[network, arm]) for arm in study.arms]
@@ -110,7 +114,8 @@ def _block(data: Collected, network: str, images: bool) -> Block:
 def _verdict(
     arm: str, control: str, comparison: Comparison | None, metric: str
 ) -> tuple[str, str, str]:
-    against = f"{arm} against {_BESIDE[control]} ({control})"
+    beside = f"{_BESIDE[control]} ({control})" if control in _BESIDE else control
+    against = f"{arm} against {beside}"
     if comparison is None:
         return against, NONE, "no seed is done in both arms"
     low, high = comparison.reported.low, comparison.reported.high
@@ -134,7 +139,7 @@ def _notes(data: Collected, network: str) -> Iterable[str]:
             )
         for trial, reason in cell.failed.items():
             yield f"{trial.id} failed: {reason}"
-        if arm in GROWING and cell.results:
+        if arm in data.growing and cell.results:
             kept = [int(r["sets"] > 0) for r in cell.results.values()]
             epochs = [e for r in cell.results.values() for e in r["grow_epochs"]]
             yield (
@@ -163,7 +168,7 @@ def _pictures(
     for arm, control in list(found)[:1]:
         title = f"Every test case: {arm} − {control}"
         yield title, svg(figures.paired_cases(data, network, arm, control, metric))
-    for arm in (a for a in (*GROWING, "base") if a in data.study.arms):
+    for arm in [*data.growing, *(a for a in ("base",) if a in data.study.arms)]:
         figure = figures.worst_cases(data, network, arm, images)
         if figure is not None:
             picture = Markup('<img alt="worst cases" src="{}">').format(figures.as_png(figure))

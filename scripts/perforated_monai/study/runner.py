@@ -28,7 +28,7 @@ _POLL_SECONDS = 0.2
 
 def trials_of(study: Study) -> list[Trial]:
     """Every trial, in the order in which they run: seed by seed, the dendritic arm first."""
-    arms = sorted(study.arms, key=ARMS.index)
+    arms = sorted(study.arms, key=[*ARMS, *study.variants].index)
     return [
         Trial(network, arm, fold, seed)
         for fold in study.folds

@@ -10,7 +10,14 @@ from typing import Any
 
 from ..errors import UserError
 from ..manifest_schema import FOLDS
-from .arms import Leader, arm_settings, grow_settings, network_files, network_settings
+from .arms import (
+    Leader,
+    arm_settings,
+    grow_settings,
+    network_files,
+    network_settings,
+    variant_config,
+)
 from .choice import Choice
 from .file import Study
 from .wide import resolved_definition, wider_channels
@@ -103,7 +110,9 @@ def overlay(
     }
     if trial.arm in ("wide", "wide_flops") and leader is not None:
         content["base_network_def::channels"] = _channels(study, trial, settings, leader)
-    if found is None:
+    if trial.arm in study.variants:
+        arm = grow_settings(variant_config(study.growth, study.variants[trial.arm]))
+    elif found is None:
         arm = arm_settings(trial.arm, study.growth, leader)
     else:
         arm = grow_settings(found.growth) if found.growth is not None else {}
