@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from perforated_monai.phantom import make_phantoms
 from perforated_monai.prepare import write_manifest
 from perforated_monai.segment import Options, Segmenter, segment_folder
 from perforated_monai.sparsity import SparsityHandler
+from test_distributed import on_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "bundles" / "hippocampus_mri_dendritic"
@@ -54,9 +56,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def workflow(
-    name: str, data: Path, out: Path, dendrites: bool = False, **changes: object
+    name: str,
+    data: Path,
+    out: Path,
+    dendrites: bool = False,
+    overlays: Sequence[str] = (),
+    **changes: object,
 ) -> ConfigWorkflow:
-    names = ["train.json", f"{name}.yaml", *(["dendrites.yaml"] if dendrites else [])]
+    names = ["train.json", f"{name}.yaml", *(["dendrites.yaml"] if dendrites else []), *overlays]
     made = ConfigWorkflow(
         config_file=[str(BUNDLE / "configs" / n) for n in names],
         workflow_type="train",
@@ -176,6 +183,22 @@ def test_a_killed_sparse_run_goes_on_exactly(dendrites: bool, data: Path, tmp_pa
     train("sparse", data, tmp_path / "cut", dendrites, **changes)
     same_run(tmp_path / "whole", tmp_path / "cut")
     assert "masks.theta" in weights(tmp_path / "cut")
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_sparse_network(phantoms: Path, tmp_path: Path) -> None:
+    """Masks are drawn apart on each rank; weights and masks stay bit for bit alike."""
+
+    def work(rank: int) -> None:
+        overlays = ["multi_gpu_train.yaml"]
+        made = workflow("sparse", phantoms, tmp_path / "run", overlays=overlays, backend="gloo")
+        made.run()
+        network = made.parser.get_parsed_content("network")
+        torch.save(network.state_dict(), tmp_path / f"{rank}.pt")
+
+    assert on_ranks(work) == [0, 0]
+    one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
 def test_the_penalty_reaches_the_loss(data: Path, tmp_path: Path) -> None:
