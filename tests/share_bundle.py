@@ -34,6 +34,7 @@ SPEC = {
 }
 TRAIN, INFERENCE = "configs/train.json", "configs/inference.json"
 METADATA, MODEL = "configs/metadata.json", "models/model.pt"
+VERSION = json.loads((SHIPPED / METADATA).read_text())["version"]
 Content = dict[str, bytes]
 
 
@@ -64,14 +65,14 @@ def without_package(content: Content) -> Content:
     """The rest of a packed bundle, with a record that agrees with it."""
     rest = {k: v for k, v in content.items() if not k.startswith("perforated_monai/")}
     rest.pop(RECORD, None)
-    return rest | {RECORD: record_text(rest, TOP, "0.1.0")}
+    return rest | {RECORD: record_text(rest, TOP, VERSION)}
 
 
 def rezip(content: Content, file: Path, record: bool = True) -> Path:
     """Zip a content under the top folder, with a record that agrees with it."""
     if record:
         rest = {path: data for path, data in content.items() if path != RECORD}
-        content[RECORD] = record_text(rest, TOP, "0.1.0")
+        content[RECORD] = record_text(rest, TOP, VERSION)
     write_zip(file, content, TOP)
     return file
 

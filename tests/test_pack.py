@@ -24,7 +24,17 @@ from perforated_monai.files import sha256
 from perforated_monai.pack import RECORD, pack_bundle
 from perforated_monai.pack.needs import needs, stamped
 from perforated_monai.verify import verify
-from share_bundle import INFERENCE, METADATA, MODEL, SPEC, TOP, TRAIN, read_zip, small_bundle
+from share_bundle import (
+    INFERENCE,
+    METADATA,
+    MODEL,
+    SPEC,
+    TOP,
+    TRAIN,
+    VERSION,
+    read_zip,
+    small_bundle,
+)
 
 PACKAGE = Path(perforated_monai.__file__).parent
 
@@ -106,7 +116,7 @@ def test_the_record_holds_size_and_hash_of_every_other_file(bundle, tmp_path):
     assert record["files"] == {
         path: {"size": len(data), "sha256": sha256(data)} for path, data in sorted(content.items())
     }
-    assert (record["format"], record["bundle"], record["version"]) == (1, TOP, "0.1.0")
+    assert (record["format"], record["bundle"], record["version"]) == (1, TOP, VERSION)
     assert record["written_by"] == f"perforated_monai {perforated_monai.__version__}"
 
 
