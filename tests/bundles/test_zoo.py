@@ -201,7 +201,9 @@ def test_onnx_export_gives_the_network(bundle, tmp_path, monkeypatch):
     (output,) = session.run(None, {session.get_inputs()[0].name: volume.numpy()})
     with torch.no_grad():
         expected = _network(bundle)(volume)
-    torch.testing.assert_close(torch.from_numpy(output), expected, rtol=0, atol=1e-4)
+    # In float32 the sums of two engines differ by some 1e-5 of the largest output.
+    atol = 5e-5 * float(expected.abs().max())
+    torch.testing.assert_close(torch.from_numpy(output), expected, rtol=0, atol=atol)
 
 
 def check_metadata(file: Path, folder: Path) -> None:

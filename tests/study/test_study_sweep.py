@@ -179,6 +179,7 @@ def postgres(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)  # 1 min alone; four workers on a busy machine took over 10
 def test_four_workers_share_one_sweep_in_postgresql(
     write, phantoms: Path, postgres: str, tmp_path: Path
 ) -> None:
