@@ -331,6 +331,7 @@ def test_bad_settings_are_refused(settings: dict, message: str) -> None:
         ({"kind": "low_rank", "rank": 0}, "needs rank"),
         ({"kind": "low_rank", "rank": 2, "groups": 4}, "groups belongs to kind grouped"),
         ({"kind": "copy", "rank": 2}, "rank belongs to kind low_rank"),
+        ({"kind": "grouped", "group": 4}, "'group' is none of count, kind, groups"),
         ({"kind": "depthwise", "count": 0}, "count must be"),
         ({"kind": "depthwise", "activation": "gelu"}, "activation must be"),
     ],

@@ -182,7 +182,8 @@ def test_two_ranks_make_one_choice(phantoms: Path, tmp_path: Path) -> None:
     """Rank 0 probes; both train the same layers to the same bits; a killed run goes on."""
 
     def work(rank: int, out: Path, kill: int = 0) -> None:
-        made = two_rank_workflow(phantoms, out, True, **AUTO)
+        changes = AUTO | {"dendrites::kind": "low_rank", "dendrites::parameter_budget": 200}
+        made = two_rank_workflow(phantoms, out, True, **changes)
         trainer = made.parser.get_parsed_content("train::trainer")
         if kill:
             trainer.add_event_handler(Events.EPOCH_STARTED(once=kill), kill_self)

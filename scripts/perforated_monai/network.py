@@ -205,6 +205,9 @@ def _network_class(name: str) -> type[nn.Module]:
     return found
 
 
+_ENTRY = ("count", "kind", "groups", "rank", "activation")
+
+
 def _dendritic(network: nn.Module, name: str, entry: Mapping[str, Any]) -> nn.Module:
     try:
         layer = network.get_submodule(name)
@@ -213,6 +216,10 @@ def _dendritic(network: nn.Module, name: str, entry: Mapping[str, Any]) -> nn.Mo
         raise UserError(msg) from None
     if not isinstance(layer, (*FUSIBLE, Convolution)):
         msg = f"Layer {name!r}: a {type(layer).__name__} takes no dendrites here."
+        raise UserError(msg)
+    unknown = [key for key in entry if key not in _ENTRY]
+    if unknown:
+        msg = f"Layer {name!r}: {unknown[0]!r} is none of {', '.join(_ENTRY)}. Correct the spec."
         raise UserError(msg)
     try:
         kind = Kind.of(entry)

@@ -90,6 +90,8 @@ def training(facts: Facts) -> Iterator[str]:
                 "patience",
                 "max_dendrites",
                 "tries",
+                "kind",
+                "layers",
                 "activation",
                 "initialisation",
             )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import ACTIVATIONS, INITIALISATIONS
+from ..config import ACTIVATIONS, INITIALISATIONS, KINDS
 from ..errors import UserError
 from .choice import Choice
 
@@ -19,6 +19,7 @@ NAMES: dict[str, type] = {
     "activation": str,
     "initialisation": str,
     "scale": float,
+    "kind": str,
     "layers": str,
 }
 _KEYS = ("trials", "space", "prune_after_epochs")
@@ -71,7 +72,7 @@ def choose(trial: Any, space: Mapping[str, Any]) -> dict[str, Any]:
 def as_choice(values: Mapping[str, Any], growth: Mapping[str, Any]) -> Choice:
     """What chosen values mean for a training; the study's growth settings fill the rest."""
     config = dict(growth)
-    for name in ("patience", "activation", "initialisation", "scale"):
+    for name in ("patience", "activation", "initialisation", "scale", "kind"):
         if name in values:
             config[name] = values[name]
     if "improvement_threshold" in values:
@@ -90,7 +91,11 @@ def _check_values(path: Path, name: str, values: Any) -> None:
         msg = f"{path}: sweep: {name!r} is none of {', '.join(NAMES)}. Correct the name."
         raise UserError(msg)
     kind = NAMES[name]
-    known = {"activation": ACTIVATIONS, "initialisation": INITIALISATIONS}.get(name)
+    known = {
+        "activation": ACTIVATIONS,
+        "initialisation": INITIALISATIONS,
+        "kind": KINDS,
+    }.get(name)
     given = values if isinstance(values, list) else [_low(values), _high(values)]
     right = bool(given) and all(_is(kind, v) and (known is None or v in known) for v in given)
     if isinstance(values, dict):
