@@ -166,14 +166,16 @@ def test_a_study_of_its_own_arms_compares_its_pairs(tmp_path: Path) -> None:
     study = load_study(BUNDLE / "studies" / "kinds.yaml")
     places = Places(tmp_path / "results", tmp_path / "work", tmp_path)
     claim(study, places.results)
+    gains = {"low_rank_auto": 0.02, "low_rank_random": 0.01}
     for trial in trials_of(study):
-        keep(places, trial, {"status": "done"}, {"auto": 0.02, "random": 0.01}.get(trial.arm, 0.0))
+        keep(places, trial, {"status": "done"}, gains.get(trial.arm, 0.0))
     data = Collected(study, places)
-    found = data.comparisons("width8", "dice")
+    found = data.comparisons("res4", "dice")
     assert [list(pair) for pair in found] == study.compare
-    assert found["auto", "random"].verdict == "helps"
+    assert found["low_rank_auto", "low_rank_random"].verdict == "helps"
     html, markdown = write_report(study, places)
     text = markdown.read_text()
-    assert "auto against random" in text and "low_rank against the plain network (base)" in text
-    assert "dendrites with kind low_rank, rank 3, layers auto, parameter_budget 2318" in text
+    assert "low_rank_auto against low_rank_random" in text
+    assert "low_rank_all against the plain network (base)" in text
+    assert "dendrites with kind low_rank, rank 2, layers auto, parameter_budget 1947" in text
     assert "<svg" in html.read_text()

@@ -33,14 +33,15 @@ def networks_of(bundle_root: Path) -> list[str]:
 
     ``full`` is train.json as it is; the name of an overlay that changes ``base_network_def`` is
     that overlay; ``width4``, ``width8``, ``width16`` are UNets of three levels without residual
-    units with so many channels in the first.
+    units with so many channels in the first; ``res4``, ``res8`` have two residual units a level,
+    so that there are 13 layers to choose from.
     """
     overlays = [
         f.stem
         for f in sorted((bundle_root / "configs").glob("*.yaml"))
         if re.search(r"^base_network_def", f.read_text(encoding="utf-8"), re.M)
     ]
-    return ["full", *overlays, *(f"width{n}" for n in (4, 8, 16))]
+    return ["full", *overlays, *(f"width{n}" for n in (4, 8, 16)), "res4", "res8"]
 
 
 def network_files(bundle_root: Path, network: str) -> list[Path]:
@@ -52,14 +53,14 @@ def network_files(bundle_root: Path, network: str) -> list[Path]:
 
 def network_settings(network: str) -> dict[str, Any]:
     """What a rung of the width ladder overrides; nothing for other networks."""
-    found = re.fullmatch(r"width(\d+)", network)
+    found = re.fullmatch(r"(width|res)(\d+)", network)
     if found is None:
         return {}
-    first = int(found[1])
+    first = int(found[2])
     return {
         "base_network_def::channels": [first, 2 * first, 4 * first],
         "base_network_def::strides": [2, 2],
-        "base_network_def::num_res_units": 0,
+        "base_network_def::num_res_units": 0 if found[1] == "width" else 2,
     }
 
 
