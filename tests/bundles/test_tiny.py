@@ -21,7 +21,7 @@ from perforated_monai.prepare import write_manifest
 PLAIN = ("train.json", "tiny.yaml")
 GROWN = (*PLAIN, "tiny_dendrites.yaml")
 PARAMETERS, FLOPS = 75_000, 0.25e9
-WIDE = [13, 24, 51]  # the control of equal size that tiny.yaml names
+WIDE = [14, 28, 58]  # the control of equal size that tiny.yaml names
 SHORT = {"epochs": 4, "lr_cycle_epochs": 2, "val_interval": 1, "roi_size": [32, 32, 32]}
 
 
@@ -69,11 +69,11 @@ def test_the_plain_networks_keep_the_limits(channels: list[int] | None) -> None:
     assert flops(network) <= FLOPS
 
 
-def test_growth_comes_at_the_end_of_the_first_cycle() -> None:
+def test_the_cycle_after_growth_is_whole() -> None:
     parser = config(*GROWN)
-    cycle = parser["lr_cycle_epochs"]
-    assert (parser["dendrites"]["patience"] - 1) * parser["val_interval"] == cycle
-    assert parser["epochs"] == 2 * cycle
+    patience, interval = parser["dendrites"]["patience"], parser["val_interval"]
+    growth = (patience - 1) * interval
+    assert growth + parser["lr_cycle_epochs"] == parser["epochs"] <= growth + patience * interval
 
 
 def test_it_grows_within_the_limits_and_is_exported(data: Path, tmp_path: Path) -> None:
