@@ -144,6 +144,7 @@ def export(
         delta: of a run with freeze_base, write only the dendrites into this new folder.
     """
     from .export import export_formats, export_run
+    from .fold import folded_line
     from .formats import as_list, choose_formats, unavailable
 
     if not bundle:
@@ -169,6 +170,8 @@ def export(
         f"{record['parameters']['total']:,} parameters; max abs difference to the trained "
         f"network {record['max_abs_difference']:.1e}"
     )
+    if "folded" in record:
+        print(folded_line(record["folded"]))
     print(f"Other formats: {', '.join(f'model.{name}' for name in chosen) or 'none'}")
     for note in unavailable() if formats == "installed" else []:
         print(note)

@@ -103,6 +103,16 @@ def saving(
     return found
 
 
+def folded_line(folded: Mapping[str, Any]) -> str:
+    """What ``saving`` found, for a person."""
+    before, after = (
+        f"{sum(folded['branches'][when])} branches, {folded['parameters'][when]:,} parameters, "
+        f"{folded['flops'][when] / 1e9:.3f} GFLOP a patch"
+        for when in ("before", "after")
+    )
+    return f"Masked branches folded away: {before} -> {after}"
+
+
 def _of_block(name: str, block: Any, branches: Tensor, mask: Tensor) -> dict[str, Change]:
     """What becomes of each tensor of a block, by name."""
     channels = channels_of(branches, block.width)

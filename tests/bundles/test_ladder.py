@@ -14,6 +14,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from harness import GROW, history, in_child, kill_self, refused, same_run, weights
 from perforated_monai import UserError, build_network, load_weights
 from perforated_monai.export import export_run
+from perforated_monai.fold import folded_line
 from perforated_monai.network import count_parameters
 from perforated_monai.phantom import make_phantoms
 from perforated_monai.prepare import write_manifest
@@ -113,6 +114,8 @@ def test_it_trains_exports_and_segments(name: str, data: Path, bundle: Path, tmp
         assert folded["parameters"]["after"] == record["parameters"]["total"]
         assert folded["parameters"]["before"] > folded["parameters"]["after"]
         assert folded["flops"]["before"] > folded["flops"]["after"] > 0
+        said = f"8 branches, {folded['parameters']['before']:,} parameters, "
+        assert said in folded_line(folded)
         # The open branches cost at most half of all: that is the target.
         events = [e for e in history(tmp_path / "run") if e["event"] == "sparsity"]
         assert [e["settled"] for e in events] == [False, False, True]
