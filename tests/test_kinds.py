@@ -17,7 +17,7 @@ from perforated_monai.dendrite import make_dendrite
 from perforated_monai.inject import find_layers
 from perforated_monai.kinds import Kind, UnfitError, cost_of, resolve
 from perforated_monai.measure import count_flops
-from perforated_monai.network import count_parameters, dendrites_entry
+from perforated_monai.network import add_dendrites, count_parameters, dendrites_entry
 from perforated_monai.optim import OptimizerRefresh
 from perforated_monai.plain import make_plain
 from perforated_monai.weights import tensor_bytes, weights_hash
@@ -94,16 +94,19 @@ def test_a_dendrite_has_the_shape_of_its_layer_and_costs_what_is_said(name, kind
 def test_the_fused_layer_is_the_formula(name: str, kind: str, count: int) -> None:
     """Trained weights in; the same outputs with and without gradients; the same weights out."""
     layer, x = layer_and_input(name)
-    fused = CheapDendriticLayer(layer, count, Kind(kind), "tanh")
+    fused = add_dendrites(layer, count, "tanh", Kind(kind))
+    apart = CheapDendriticLayer(layer, count, Kind(kind), "tanh")
+    assert fused.state_dict().keys() == apart.state_dict().keys()
     dendrites = [make_dendrite(layer, Kind(kind)) for _ in range(count)]
     w, v = torch.randn_like(fused.to_output), torch.randn_like(fused.between)
     zeros = fused(x) if fused.load_branches([layer, *dendrites], w * 0, v) is None else None
-    torch.testing.assert_close(zeros, layer(x), rtol=0, atol=0)
+    torch.testing.assert_close(zeros, layer(x), rtol=1e-12, atol=1e-12)
     fused.load_branches([layer, *dendrites], w, v)
     expected = by_hand([layer, *dendrites], x, w, v)
     torch.testing.assert_close(fused(x), expected, rtol=1e-9, atol=1e-9)
     with torch.no_grad():
         torch.testing.assert_close(fused(x), expected, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(torch.jit.script(fused)(x), expected, rtol=1e-9, atol=1e-9)
     for found, trained in zip(fused.dendrites(), dendrites, strict=True):
         for a, b in zip(found.parameters(), trained.parameters(), strict=True):
             assert torch.equal(a, b)

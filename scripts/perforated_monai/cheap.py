@@ -10,8 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from .dendrite import Dendrite, make_dendrite
-from .kinds import Kind
-from .layer import TRANSPOSED, dendritic_sum, load_side_by_side, plain_class, run_layer, widened
+from .kinds import Kind, Shape
+from .layer import (
+    CONVOLUTIONS,
+    TRANSPOSED,
+    dendritic_sum,
+    load_side_by_side,
+    plain_class,
+    run_convolution,
+    run_layer,
+    widened,
+)
 
 
 class CheapDendriticLayer(nn.Module):
@@ -109,6 +118,43 @@ class CheapDendriticLayer(nn.Module):
             for i, fused in enumerate(_weighted(self.stages)):
                 _unload(fused, [d[i] for d in apart], first=i == 0)
         return made
+
+
+class JoinedDendriticLayer(CheapDendriticLayer):
+    """Low-rank dendrites whose kernel comes first: it runs with the layer's, as one convolution.
+
+    A convolution of few outputs takes a CPU nearly as long as one of many, so that this saves what
+    the dendrites' first stage would take. Tensors and outputs are those of ``CheapDendriticLayer``.
+    """
+
+    @staticmethod
+    def takes(layer: nn.Module, kind: Kind) -> bool:
+        """Whether a layer's dendrites of a kind can run so."""
+        convolution = isinstance(layer, CONVOLUTIONS)
+        return convolution and kind.name == "low_rank" and Shape.of(layer).one_rank()[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = self._both(x)
+        parts = [both[:, : self.channels]]
+        rest = self._second(both[:, self.channels :])
+        for part in torch.split(rest, self.channels, dim=1):
+            parts.append(part)
+        return dendritic_sum(parts, self.to_output, self.between, self.activation, False)
+
+    def _both(self, x: Tensor) -> Tensor:
+        """Main output and, behind it, what goes through ``rank`` channels for each dendrite."""
+        weight = torch.cat([self.main.weight, self.stages[0].weight])
+        bias = self.main.bias
+        if bias is not None:
+            bias = torch.cat([bias, bias.new_zeros(self.count * self.rank)])
+        if not torch.jit.is_scripting():
+            return run_convolution(self.main, x, weight, bias)
+        return self.main._conv_forward(x, weight, bias)
+
+    def _second(self, x: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():
+            return run_layer(self.stages[1], x)
+        return self.stages[1](x)
 
 
 class BranchOrder(nn.Module):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-FUSIBLE = (*_CONVOLUTIONS, *TRANSPOSED, nn.Linear)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+FUSIBLE = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 
 
 class DendriticLayer(nn.Module):
@@ -148,9 +148,17 @@ def activate(x: Tensor, name: str, overwrite: bool = False) -> Tensor:
 def run_layer(layer: Any, x: Tensor) -> Tensor:
     """``layer(x)``, past PyTorch's slow path where that is safe; not scriptable."""
     if type(layer) is nn.Conv3d and meets_slow_path(layer, x):
-        geometry: Any = (layer.padding, layer.stride, layer.dilation, layer.groups)
-        return torch.mkldnn_convolution(x, layer.weight, layer.bias, *geometry)
+        return run_convolution(layer, x, layer.weight, layer.bias)
     out: Tensor = layer(x)
+    return out
+
+
+def run_convolution(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A convolution with the geometry of ``layer`` and other weights; likewise."""
+    if type(layer) is nn.Conv3d and meets_slow_path(layer, x):
+        geometry: Any = (layer.padding, layer.stride, layer.dilation, layer.groups)
+        return torch.mkldnn_convolution(x, weight, bias, *geometry)
+    out: Tensor = layer._conv_forward(x, weight, bias)
     return out
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from . import nets
 from .block import DendriticBlock
-from .cheap import CheapDendriticLayer
+from .cheap import CheapDendriticLayer, JoinedDendriticLayer
 from .errors import UserError
 from .kinds import Kind
 from .layer import FUSIBLE, DendriticLayer
@@ -155,7 +155,8 @@ def add_dendrites(
         ValueError: for a wrong count, activation or kind.
     """
     if kind is not None and kind.name != "copy":
-        return CheapDendriticLayer(layer, count, kind, activation)
+        cheap = JoinedDendriticLayer if JoinedDendriticLayer.takes(layer, kind) else None
+        return (cheap or CheapDendriticLayer)(layer, count, kind, activation)
     made = DendriticBlock if isinstance(layer, Convolution) else DendriticLayer
     return made(layer, count, activation)
 
