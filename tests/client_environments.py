@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -44,7 +46,26 @@ def python_of(name: str) -> Path:
         _call([*install, "-c", str(pins), "setuptools"])
         _call([*install, "-c", str(pins), *packages])
         mark.write_text(stamp)
+    if str(REPOSITORY) in packages:
+        _install_as_it_is(python)
     return python
+
+
+@functools.cache
+def _install_as_it_is(python: Path) -> None:
+    """Our package again, once a process: the reused environment may hold an older one.
+
+    From a copy, since setuptools would leave a ``build`` folder whose old files come back.
+    """
+    install = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "source"
+        copy.mkdir()
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(REPOSITORY / name, copy / name)
+        shutil.copytree(REPOSITORY / "scripts", copy / "scripts")
+        shutil.copytree(REPOSITORY / "data_manifests", copy / "data_manifests")
+        _call([*install, "--no-deps", "--force-reinstall", "--no-build-isolation", str(copy)])
 
 
 def run(

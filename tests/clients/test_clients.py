@@ -121,7 +121,7 @@ def test_monai_algo(volumes, tmp_path) -> None:
     """Two rounds; every variable is exchanged, and all that have gradients move."""
     words = (BUNDLE, volumes, tmp_path / "out", "configs/fixed_structure.yaml")
     found = json.loads(run("monai", "federated", *words, cwd=tmp_path).splitlines()[-1])
-    assert found["moved"] == [found["of"]] * 2
+    assert found["moved"] == found["of"] and min(map(len, found["of"])) > 50
     assert 0 < found["dice"] <= 1
 
 

@@ -33,15 +33,19 @@ assert "perforatedai" not in sys.modules
 spec = ConfigParser.load_config_files(f"{bundle}/configs/train.json")["network_def"]["spec"]
 shared = torch.load(f"{bundle}/models/model.pt", weights_only=True)
 assert set(get_state_dict(algo.trainer.network)) == set(shared), "not the committed network"
-moved = []
+driven: set[str] = set()  # a squeeze-and-excitation whose hidden units died has no gradient
+for name, parameter in algo.trainer.network.named_parameters():
+    parameter.register_hook(lambda g, n=name: driven.add(n) if g.abs().sum() > 0 else None)
+moved, of = [], []
 for _ in range(2):
+    driven.clear()
     algo.train(ExchangeObject(weights=shared))
     difference = algo.get_weights().weights
     assert set(difference) == set(shared), "not all variables came back"
-    moved.append(sum(bool(d.abs().sum() > 0) for d in difference.values()))
+    moved.append(sorted(n for n, d in difference.items() if d.abs().sum() > 0))
+    of.append(sorted(driven))
     shared = {k: shared[k] + difference[k] for k in shared}
 metrics = algo.evaluate(ExchangeObject(weights=shared)).metrics
 algo.finalize()
-of = sum(t.numel() > 0 for t in shared.values())  # with one dendrite there is nothing between two
 print(json.dumps({"moved": moved, "of": of, "dice": metrics["val_mean_dice"]}))
 assert spec["dendrites"]
