@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from harness import BUNDLE, refused, train
 from perforated_monai.__main__ import main
 from perforated_monai.efficiency.claims import measured, read_claims
-from perforated_monai.efficiency.figure import pareto
+from perforated_monai.efficiency.figure import pareto, spread
 from perforated_monai.efficiency.subject import Subject, read_subject
 
 CLAIMS = BUNDLE / "docs" / "claims.yaml"
@@ -124,3 +125,14 @@ def test_bad_claims(text: str, pattern: str, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(text)
     with refused(pattern):
         read_claims(tmp_path / "c.yaml")
+
+
+def test_names_in_the_figure_keep_their_order_and_distance():
+    assert spread([0.2, 0.5], 0.1) == [0.2, 0.5]
+    assert spread([], 0.1) == []
+    heights = [0.5, 0.52, 0.1, 0.5, 0.51]
+    moved = spread(heights, 0.06)
+    order = sorted(range(5), key=lambda i: heights[i])
+    gaps = [moved[b] - moved[a] for a, b in itertools.pairwise(order)]
+    assert min(gaps) >= 0.06 - 1e-12
+    assert moved[2] == 0.1 and abs(sum(moved) - sum(heights)) < 0.1

@@ -23,6 +23,7 @@ AXES = {
 }
 # Okabe and Ito; the marker says the same again, and every point carries its name.
 _GROWN, _PLAIN, _FRONT = ("#d55e00", "*", 13), ("#0072b2", "o", 7), "#555555"
+_LINE = 0.06  # height of a name, as a share of a panel
 
 
 def pareto(points: Mapping[str, tuple[float, float]]) -> list[str]:
@@ -79,12 +80,6 @@ def _panel(axes: Any, key: str, scored: Sequence[Subject], rows: Mapping[str, An
         if score.low is not None and score.high is not None:
             axes.plot([x, x], [score.low, score.high], color=color, lw=1.2, alpha=0.6)
         axes.plot(x, score.mean, marker, color=color, ms=size, mec="white", mew=0.6, zorder=3)
-        axes.annotate(
-            *(subject.name, (x, score.mean)),
-            xytext=(5, 5),
-            textcoords="offset points",
-            fontsize=8,
-        )
     front = [points[name] for name in pareto(points)]
     if len(front) > 1:
         axes.step(*zip(*front, strict=True), where="post", color=_FRONT, ls=(0, (4, 2)), lw=1.2)
@@ -98,6 +93,47 @@ def _panel(axes: Any, key: str, scored: Sequence[Subject], rows: Mapping[str, An
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
+    _names(axes, points)
+
+
+def _names(axes: Any, points: Mapping[str, tuple[float, float]]) -> None:
+    """The name of each point beside it, away from the middle; close ones are moved apart."""
+    axes.autoscale_view()  # limits are set late otherwise
+    to_axes = axes.transScale + axes.transLimits
+    places = {name: to_axes.transform(point) for name, point in points.items()}
+    for right in (False, True):
+        side = {n: p for n, p in places.items() if (p[0] > 0.5) == right}
+        heights = spread([float(y) for _, y in side.values()], _LINE)
+        for (name, (x, _)), height in zip(side.items(), heights, strict=True):
+            axes.annotate(
+                *(name, points[name]),
+                xytext=(x + 0.05 if right else x - 0.05, height),
+                textcoords="axes fraction",
+                ha="left" if right else "right",
+                va="center",
+                fontsize=8,
+                zorder=2.5,
+                bbox={"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.75},
+                arrowprops={"arrowstyle": "-", "color": "0.55", "lw": 0.7, "shrinkB": 3},
+            )
+
+
+def spread(heights: Sequence[float], least: float) -> list[float]:
+    """The heights moved as little as a pass up and one down need to be ``least`` apart.
+
+    Their order stays, and the middle of a crowd stays about where it was.
+    """
+    order = sorted(range(len(heights)), key=lambda i: heights[i])
+    up, down = [0.0] * len(order), [0.0] * len(order)
+    for k, i in enumerate(order):
+        up[k] = heights[i] if k == 0 else max(heights[i], up[k - 1] + least)
+    for k in reversed(range(len(order))):
+        last = k == len(order) - 1
+        down[k] = heights[order[k]] if last else min(heights[order[k]], down[k + 1] - least)
+    moved = [0.0] * len(order)
+    for k, i in enumerate(order):
+        moved[i] = (up[k] + down[k]) / 2  # both are least apart, so their mean is
+    return moved
 
 
 def _legend(figure: Figure, scored: Sequence[Subject]) -> None:
