@@ -161,6 +161,9 @@ def onnx_session(model: Path | bytes) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     given = model if isinstance(model, bytes) else str(model)
+    # Its threads would wait in a loop after each call, on the cores that reading, writing or the
+    # next engine of a comparison needs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
