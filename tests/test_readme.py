@@ -54,11 +54,11 @@ TRAININGS = [
 
 def override_of(words: list[str]) -> list[str]:
     """What makes a command of a bundle's page small: data, epochs and crops."""
-    small = ["--epochs", "1", "--roi_size", str(SMALL["roi_size"])]
+    small = ["--epochs", "1", "--val_interval", "1", "--roi_size", str(SMALL["roi_size"])]
     config = words[words.index("--config_file") + 1]
     if "inference" in config:
         return []
-    return ["--val_roi_size", "@roi_size", *small[2:]] if "evaluate" in config else small
+    return ["--val_roi_size", "@roi_size", *small[4:]] if "evaluate" in config else small
 
 
 def test_there_are_commands() -> None:

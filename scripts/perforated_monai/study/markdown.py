@@ -24,6 +24,9 @@ def markdown(values: dict[str, Any]) -> str:
                 lines += ["", f"### Differences, {figures.NAMES[metric]}", ""]
                 lines += _table(list(DIFFERENCES), rows)
         lines.append("")
+    header, rows = values["trials"]
+    if rows:
+        lines += ["## Sweep", "", *_table(header, rows), ""]
     lines += ["## Arms and method", ""]
     lines += [f"- `{arm}`: {what}" for arm, what in values["what"]]
     lines += ["", values["method"], "", "## What was run", ""]

@@ -56,6 +56,8 @@ def write_report(study: Study, places: Places, images: bool = False) -> tuple[Pa
     """
     data = Collected(study, places)
     blocks = [_block(data, network, images) for network in study.networks]
+    if study.sweep:  # the arms of a sweep's file are what its trials vary
+        blocks = [b for b in blocks if any(data.cells[b.network, a].results for a in study.arms)]
     values = {
         "study": study,
         "blocks": blocks,
@@ -68,6 +70,7 @@ def write_report(study: Study, places: Places, images: bool = False) -> tuple[Pa
         "method": _METHOD,
         "ladder": _ladder(data),
         "sweep": _sweep(data),
+        "trials": _trials(data),
     }
     folder = Path(__file__).parent
     environment = Environment(
@@ -180,14 +183,19 @@ def _facts(data: Collected) -> list[tuple[str, str]]:
     """What was run, on what, with which versions."""
     found = [r for cell in data.cells.values() for r in cell.results.values()]
     every = trials_of(data.study)
-    done = sum(len(cell.results) for cell in data.cells.values())
+    trials = f"{len(found)} of {len(every)} done"
+    if data.study.sweep:
+        from .sweep_report import ended, results_of
+
+        trials = ended(data.study, data.places)
+        found += results_of(data.places)
 
     def distinct(key: str) -> str:
         return ", ".join(sorted({str(r[key]) for r in found})) or "–"
 
     versions = {f"{k} {v}" for r in found for k, v in r["versions"].items()}
     return [
-        ("trials", f"{done} of {len(every)} done"),
+        ("trials", trials),
         ("bundle", data.study.bundle),
         ("folds", _folds(data.study)),
         ("epochs of every arm", str(data.study.epochs)),
@@ -223,6 +231,14 @@ def _sweep(data: Collected) -> list[tuple[str, Markup]]:
     from .sweep_report import pictures
 
     return pictures(data.study, data.places)
+
+
+def _trials(data: Collected) -> tuple[list[str], list[list[str]]]:
+    if not data.study.sweep:
+        return [], []
+    from .sweep_report import trials
+
+    return trials(data.study, data.places)
 
 
 _METHOD = (

@@ -23,6 +23,7 @@ from .process import last_line, start
 from .sweep_space import as_choice, choose
 from .trial import Places, Trial, command, only_test, overlay
 
+CHOSEN = "sweep.json"  # beside result.json: the values that the search chose
 _HEARTBEAT, _GRACE, _POLL = 10, 30, 0.5  # seconds
 
 
@@ -187,6 +188,7 @@ class Sweeper:
         file = run / "trial.json"
         write_json(file, content)
         write_json(self.places.kept(trial) / "trial.json", content)
+        write_json(self.places.kept(trial) / CHOSEN, values)
         history = run / "history.jsonl"
         if history.exists() and '"event": "complete"' in history.read_text():
             file = run / "only_test.json"

@@ -1,8 +1,11 @@
-"""Figures of a sweep: history, importance of the parameters, parallel coordinates."""
+"""What a report says of a sweep: its trials, best first, and three figures."""
 
 from __future__ import annotations
 
+import json
 import warnings
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -12,8 +15,63 @@ from optuna.trial import TrialState
 
 from .figures import as_svg
 from .file import Study
-from .sweep import counts, open_sweep
+from .sweep import CHOSEN, counts, open_sweep
 from .trial import Places
+
+
+def trials(study: Study, places: Places) -> tuple[list[str], list[list[str]]]:
+    """Header and a row a trial, by falling validation Dice, from the results folder alone.
+
+    Ended trials without a score (pruned or failed) come last, with the reason.
+    """
+    names = list(study.sweep["space"])
+    header = ["trial", "validation Dice", "test Dice", "sets", "parameters", *names]
+    found = [_read(folder) for folder in sorted(places.results.glob("*-sweep*"))]
+    scored = sorted(
+        (f for f in found if "validation_dice" in f[1]), key=lambda f: -f[1]["validation_dice"]
+    )
+    rows = []
+    for chosen, result, number in scored:
+        tested = [v for k, v in result.items() if k.startswith("dice_")]
+        cells = [f"{result['validation_dice']:.4f}", f"{sum(tested) / len(tested):.4f}"]
+        cells += [str(result["sets"]), f"{result['parameters']:,}"]
+        rows.append([number, *cells, *_shown(chosen, names)])
+    for chosen, result, number in found:
+        if result.get("status") == "failed":
+            rows.append([number, result["reason"], "", "", "", *_shown(chosen, names)])
+    return header, rows
+
+
+def ended(study: Study, places: Places) -> str:
+    """How many trials ended how."""
+    results = [_read(folder)[1] for folder in places.results.glob("*-sweep*")]
+    how = Counter(
+        "pruned" if str(r.get("reason", "")).startswith("pruned") else r["status"]
+        for r in results
+        if "status" in r
+    )
+    said = ", ".join(f"{how[name]} {name}" for name in ("done", "pruned", "failed") if how[name])
+    return f"{said or 'none done'}, of {study.sweep['trials']}"
+
+
+def results_of(places: Places) -> list[dict[str, Any]]:
+    """``result.json`` of every trial that was done."""
+    results = [_read(folder)[1] for folder in places.results.glob("*-sweep*")]
+    return [r for r in results if r.get("status") == "done"]
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """What was chosen, the result as far as there is one, and the trial's number."""
+    found = []
+    for name in (CHOSEN, "result.json"):
+        file = folder / name
+        found.append(json.loads(file.read_text()) if file.is_file() else {})
+    return found[0], found[1], folder.name.split("-sweep")[1][:4]
+
+
+def _shown(chosen: dict[str, Any], names: list[str]) -> list[str]:
+    values = [chosen.get(name, "") for name in names]
+    return [f"{v:.3g}" if isinstance(v, float) else str(v) for v in values]
 
 
 def pictures(study: Study, places: Places, storage: str = "") -> list[tuple[str, Markup]]:
