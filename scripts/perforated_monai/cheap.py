@@ -143,13 +143,15 @@ class JoinedDendriticLayer(CheapDendriticLayer):
 
     def _both(self, x: Tensor) -> Tensor:
         """Main output and, behind it, what goes through ``rank`` channels for each dendrite."""
-        weight = torch.cat([self.main.weight, self.stages[0].weight])
+        # TorchScript takes no cast to Any here, and mypy takes a module's attributes for anything.
+        weight = torch.cat([self.main.weight, self.stages[0].weight])  # type: ignore[list-item]
         bias = self.main.bias
         if bias is not None:
-            bias = torch.cat([bias, bias.new_zeros(self.count * self.rank)])
+            zeros = bias.new_zeros(self.count * self.rank)  # type: ignore[operator]
+            bias = torch.cat([bias, zeros])  # type: ignore[list-item]
         if not torch.jit.is_scripting():
             return run_convolution(self.main, x, weight, bias)
-        return self.main._conv_forward(x, weight, bias)
+        return self.main._conv_forward(x, weight, bias)  # type: ignore[operator]
 
     def _second(self, x: Tensor) -> Tensor:
         if not torch.jit.is_scripting():
