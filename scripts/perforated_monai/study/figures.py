@@ -215,11 +215,17 @@ def worst_cases(data: Collected, network: str, arm: str, images: bool = False) -
     return figure
 
 
-def as_svg(figure: Figure) -> str:
-    """The figure as an SVG element; the same figure gives the same text."""
+def as_svg(figure: Figure, tight: bool = False) -> str:
+    """The figure as an SVG element; the same figure gives the same text.
+
+    Args:
+        tight: grow to what is drawn, for figures of other libraries whose labels run out of them.
+    """
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "study", "svg.fonttype": "path"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        metadata = {"Date": None, "Creator": None}
+        box = "tight" if tight else None
+        figure.savefig(buffer, format="svg", metadata=metadata, bbox_inches=box)
     text = buffer.getvalue()
     return re.sub(r"^.*?(?=<svg)", "", text, flags=re.S)
 

@@ -19,6 +19,22 @@ from .sweep import CHOSEN, counts, open_sweep
 from .trial import Places
 
 
+def _relabel(figure: Any) -> None:
+    """Optuna's "Objective Value" is the validation Dice; titles stand above the figure."""
+    for axes in figure.axes:
+        for side in ("left", "center"):
+            axes.set_title("", loc=side)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_label_text(axis.label.get_text().replace("Objective Value", "validation Dice"))
+            texts = [t.get_text() for t in axis.get_ticklabels()]
+            if "Objective Value" in texts:
+                shown = [t.replace("Objective Value", "validation Dice") for t in texts]
+                axis.set_ticks(axis.get_ticklocs(), shown)
+        legend = axes.get_legend()
+        for text in legend.get_texts() if legend else []:
+            text.set_text(text.get_text().replace("Objective Value", "validation Dice"))
+
+
 def trials(study: Study, places: Places) -> tuple[list[str], list[list[str]]]:
     """Header and a row a trial, by falling validation Dice, from the results folder alone.
 
@@ -103,7 +119,8 @@ def pictures(study: Study, places: Places, storage: str = "") -> list[tuple[str,
                 axes = plot(search)
             figure = axes.figure
             figure.set_size_inches(9, 4.2)
-            found.append((title, Markup(as_svg(figure))))
+            _relabel(figure)
+            found.append((title, Markup(as_svg(figure, tight=True))))
             plt.close(figure)
     finally:
         plt.switch_backend(backend)
