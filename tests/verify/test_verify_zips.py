@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import random
+import shutil
 import signal
 import stat
 import struct
 import subprocess
 import sys
+import time
 import zipfile
 
 import pytest
 
-from harness import in_child
 from perforated_monai import UserError
 from perforated_monai.__main__ import main
 from perforated_monai.audit import RULES
@@ -206,14 +208,44 @@ def test_the_package_inside_a_bundle_does_not_judge_it(packed, tmp_path):
     assert done.returncode == 1 and "Run verify from another folder" in done.stderr
 
 
-def test_terminated_in_its_midst_it_leaves_nothing(packed):
-    def work() -> None:
-        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-        signal.setitimer(signal.ITIMER_REAL, 0.3)
-        for _ in range(200):
-            main(["verify", str(packed)])
+VERIFY_FOREVER = """
+import sys
+from perforated_monai.__main__ import main
 
-    assert in_child(work) == 128 + signal.SIGTERM  # and the folder is empty: see conftest
+while True:
+    main(["verify", sys.argv[1]])
+    print("again", flush=True)
+"""
+
+
+def test_terminated_in_its_midst_it_leaves_nothing(packed, temporary):
+    # A process of its own, since a fork of one with OpenMP threads may crash before.
+    command = [sys.executable, "-c", VERIFY_FOREVER, str(packed)]
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as verifying:
+        while b"again" not in verifying.stdout.readline():
+            assert verifying.poll() is None
+        time.sleep(random.uniform(0, 0.3))
+        verifying.terminate()
+        verifying.stdout.read()
+    # Between two calls the signal itself ends it; the folder is empty all the same, see conftest.
+    assert verifying.returncode in (128 + signal.SIGTERM, -signal.SIGTERM)
+
+
+def test_the_temporary_folder_goes_whole_though_a_signal_comes_in_its_removal(
+    packed, temporary, monkeypatch
+):
+    remove = shutil.rmtree
+
+    def disturbed(folder, *given, **named):
+        signal.raise_signal(signal.SIGTERM)
+        remove(folder, *given, **named)
+
+    monkeypatch.setattr(shutil, "rmtree", disturbed)
+    with pytest.raises(SystemExit) as left:
+        main(["verify", str(packed)])
+    assert left.value.code == 128 + signal.SIGTERM
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_full_disk_is_named(packed, tmp_path, full_disk):
