@@ -15,10 +15,10 @@ import torch
 from monai.networks.nets import UNet
 from torch import Tensor, nn
 
-from perforated_monai.config import DendriteConfig
-from perforated_monai.phantom import make_phantoms
-from perforated_monai.prepare import write_manifest
-from perforated_monai.tracker import Tracker
+from perforated_monai.data.phantoms import make_phantoms
+from perforated_monai.data.prepare import write_manifest
+from perforated_monai.dendrites.config import DendriteConfig
+from perforated_monai.growth.tracker import Tracker
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -60,7 +60,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def phantom_study(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> object:
     """The committed phantom study after its run, see ``study_runs``."""
-    from study_runs import run_phantom_study
+    from helpers.study_runs import run_phantom_study
 
     return run_phantom_study(phantoms, tmp_path_factory.mktemp("study"))
 

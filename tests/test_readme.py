@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -11,45 +10,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness import SMALL
-from perforated_monai.__main__ import COMMANDS
-from perforated_monai.cli_config import check_overrides
-from perforated_monai.phantom import make_phantoms
-from perforated_monai.prepare import write_manifest
+from helpers.harness import SMALL
+from helpers.pages import (
+    OURS,
+    PAGES,
+    REPOSITORY,
+    RUN,
+    RUNS,
+    TRAININGS,
+    commands,
+)
+from perforated_monai.bundle.overrides import check_overrides
+from perforated_monai.commands.main import COMMANDS
+from perforated_monai.data.phantoms import make_phantoms
+from perforated_monai.data.prepare import write_manifest
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-PAGES = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("bundles/*/docs/README.md"))]
 KINDS = {"hippocampus_mri_dendritic": "hippocampus", "brain_tumor_mri_dendritic": "tumour"}
-
-
-def commands(page: Path, **replaced: str) -> list[list[str]]:
-    """Commands of a page's ``bash`` blocks, its variables filled in, comments left out.
-
-    ``replaced`` are variables that get another value than the page gives them.
-    """
-    found, variables = [], {}
-    for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.S):
-        for line in block.replace("\\\n", " ").splitlines():
-            for name, value in variables.items():
-                line = re.sub(rf"\${name}\b", value, line)
-            words = shlex.split(line, comments=True)
-            if len(words) == 1 and (given := re.fullmatch(r"([A-Z]+)=(.+)", words[0])):
-                variables[given[1]] = replaced.get(given[1], given[2])
-            elif words:
-                found.append(words)
-    return found
-
-
-ALL = [(page, words) for page in PAGES for words in commands(page)]
-RUN = ["-m", "monai.bundle", "run"]
-# A bundle of MONAI's model zoo is not here: test_readme_foreign.py runs one in its style.
-FOREIGN = "spleen_ct_segmentation"
-EVERY_RUN = [words for _, words in ALL if words[:4] == ["python", *RUN]]
-RUNS = [words for words in EVERY_RUN if FOREIGN not in " ".join(words)]
-OURS = [words for _, words in ALL if words[:3] == ["python", "-m", "perforated_monai"]]
-TRAININGS = [
-    w for w in RUNS if "--output_dir" in w and w[-1].startswith(("runs/full", "runs/comp"))
-]
 
 
 def override_of(words: list[str]) -> list[str]:

@@ -12,9 +12,9 @@ import pytest
 import yaml
 from monai.bundle.scripts import run as bundle_run
 
-from foreign_bundles import FAST, grown_sets, spleen, tree_hash, write_cases
-from perforated_monai.__main__ import main
-from test_readme import ALL, EVERY_RUN, FOREIGN, OURS, REPOSITORY
+from helpers.foreign_bundles import FAST, grown_sets, spleen, tree_hash, write_cases
+from helpers.pages import ALL, EVERY_RUN, FOREIGN, OURS, REPOSITORY
+from perforated_monai.commands.main import main
 
 pytest.importorskip("perforatedai", reason="extra train is not installed: nothing can grow")
 

@@ -4,26 +4,26 @@ Names load when first asked for: exported bundles run without the training parts
 need no network start without torch.
 """
 
-import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from . import _public
+from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .case_table import CaseTable
-    from .cli_config import guard_command_line
-    from .config import DendriteConfig
-    from .data import CaseDataset, EpochSampler
-    from .datasets import datalist, find_volumes
+    from .bundle.overlay.watch import bundle_unchanged, watch_bundle
+    from .bundle.overrides import guard_command_line
+    from .data.dataset import CaseDataset, EpochSampler
+    from .data.lists import datalist, find_volumes
+    from .data.regions import LabelRegionsd
+    from .dendrites.config import DendriteConfig
+    from .dendrites.layer import DendriticLayer
     from .errors import UserError
-    from .handler import DendriteHandler
-    from .layer import DendriticLayer
-    from .network import build_network, load_weights
-    from .overlay.watch import bundle_unchanged, watch_bundle
-    from .regions import LabelRegionsd
-    from .run import RunHandler
-    from .sparsity import SparsityHandler
-    from .trt import trt_network
+    from .growth.handler import DendriteHandler
+    from .inference.trt import trt_network
+    from .networks.build import build_network, load_weights
+    from .training.case_table import CaseTable
+    from .training.run_handler import RunHandler
+    from .training.sparsity_handler import SparsityHandler
 
 __all__ = [
     "CaseDataset",
@@ -46,31 +46,9 @@ __all__ = [
     "watch_bundle",
 ]
 
-_MODULES = {
-    "CaseDataset": "data",
-    "CaseTable": "case_table",
-    "DendriteConfig": "config",
-    "DendriteHandler": "handler",
-    "DendriticLayer": "layer",
-    "EpochSampler": "data",
-    "LabelRegionsd": "regions",
-    "RunHandler": "run",
-    "SparsityHandler": "sparsity",
-    "UserError": "errors",
-    "build_network": "network",
-    "bundle_unchanged": "overlay.watch",
-    "datalist": "datasets",
-    "find_volumes": "datasets",
-    "guard_command_line": "cli_config",
-    "load_weights": "network",
-    "trt_network": "trt",
-    "watch_bundle": "overlay.watch",
-}
+_public.register_modules(__name__)
 
 
 def __getattr__(name: str) -> object:
     """Import the module of a public name."""
-    if name in _MODULES:
-        return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
-    msg = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(msg)
+    return _public.load(__name__, name)

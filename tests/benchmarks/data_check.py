@@ -19,11 +19,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from perforated_monai.audit import check_dataset
-from perforated_monai.audit.volume import read_volume
-from perforated_monai.manifest import load_manifest
-from perforated_monai.phantom import make_phantoms
-from perforated_monai.prepare import write_manifest
+from perforated_monai.data.check import check_dataset
+from perforated_monai.data.check.volume import read_volume
+from perforated_monai.data.manifest import load_manifest
+from perforated_monai.data.phantoms import make_phantoms
+from perforated_monai.data.prepare import write_manifest
 
 REPEATS = 3
 

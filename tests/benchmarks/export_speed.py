@@ -28,18 +28,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from perforated_monai import build_network, engines
-from perforated_monai.allocator import keep_freed_memory
-from perforated_monai.config import DendriteConfig
-from perforated_monai.formats import Source, quiet
-from perforated_monai.grown import wrapped_modules
-from perforated_monai.isolation import guard
-from perforated_monai.layer import DendriticLayer
-from perforated_monai.measure import peak_memory, time_patches
-from perforated_monai.network import count_parameters
-from perforated_monai.parity import compare, machine, outputs
-from perforated_monai.plain import make_plain
-from perforated_monai.tracker import Tracker, forward_settings
+from perforated_monai import build_network
+from perforated_monai.dendrites.config import DendriteConfig
+from perforated_monai.dendrites.layer import DendriticLayer
+from perforated_monai.dendrites.wrapped import wrapped_modules
+from perforated_monai.growth.sandbox import guard
+from perforated_monai.growth.to_plain import make_plain
+from perforated_monai.growth.tracker import Tracker, forward_settings
+from perforated_monai.inference import engines
+from perforated_monai.inference.formats import Source, quiet
+from perforated_monai.networks.agreement import compare, machine, outputs
+from perforated_monai.networks.build import count_parameters
+from perforated_monai.networks.cost import peak_memory, time_patches
+from perforated_monai.training.cpu_memory import keep_freed_memory
 
 BASE = {
     "name": "UNet",

@@ -16,8 +16,8 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from perforated_monai.plots import dice_axes
-from perforated_monai.run import read_history
+from perforated_monai.training.dice_plot import dice_axes
+from perforated_monai.training.run_handler import read_history
 
 RUNS = {
     "full_plain": "full, plain",

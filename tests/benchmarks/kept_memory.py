@@ -70,7 +70,7 @@ def measure(name: str, kept: bool, steps: int) -> dict[str, float]:
     import torch
 
     from perforated_monai import build_network
-    from perforated_monai.allocator import keep_freed_memory
+    from perforated_monai.training.cpu_memory import keep_freed_memory
 
     torch.set_num_threads(1)
     if kept and not keep_freed_memory():

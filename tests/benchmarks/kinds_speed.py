@@ -16,12 +16,12 @@ import torch
 from torch import nn
 
 from perforated_monai import build_network
-from perforated_monai.config import KINDS, DendriteConfig
-from perforated_monai.inject import find_layers, kind_of_config
-from perforated_monai.kinds import resolve
-from perforated_monai.measure import count_flops, time_patches
-from perforated_monai.network import count_parameters
-from perforated_monai.parity import machine
+from perforated_monai.dendrites.config import KINDS, DendriteConfig
+from perforated_monai.dendrites.kinds import resolve
+from perforated_monai.dendrites.targets import find_layers, kind_of_config
+from perforated_monai.networks.agreement import machine
+from perforated_monai.networks.build import count_parameters
+from perforated_monai.networks.cost import count_flops, time_patches
 
 COMMON = {"name": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 3}
 NETWORKS = {

@@ -122,8 +122,8 @@ def _window(who: str, network: str, batch: int, folder: Path, size: tuple[int, .
     from monai.networks.nets import UNet
     from monai.transforms import AsDiscreted, Compose
 
-    from perforated_monai.segment.reduce import Reducer
-    from perforated_monai.segment.window import Windows, stitch_windows
+    from perforated_monai.inference.segment.reduce import Reducer
+    from perforated_monai.inference.segment.window import Windows, stitch_windows
 
     torch.manual_seed(0)
     net = UNet(spatial_dims=3, in_channels=1, out_channels=CLASSES, **NETWORKS[network]).eval()
@@ -154,8 +154,8 @@ def soak(bundle: Path, cases: int) -> None:
     """RSS after every hundred small volumes, and its slope over the second half and on."""
     import numpy as np
 
-    from perforated_monai.phantom import make_phantoms
-    from perforated_monai.segment import Options, Segmenter, segment_folder
+    from perforated_monai.data.phantoms import make_phantoms
+    from perforated_monai.inference.segment import Options, Segmenter, segment_folder
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

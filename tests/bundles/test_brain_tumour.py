@@ -13,13 +13,13 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
-from harness import GROW, history
+from helpers.harness import GROW, history
 from perforated_monai import UserError, build_network
-from perforated_monai.__main__ import main
-from perforated_monai.export import export_run
-from perforated_monai.phantom import make_phantoms
-from perforated_monai.prepare import write_manifest
-from perforated_monai.segment import Options, Segmenter, segment_folder
+from perforated_monai.commands.main import main
+from perforated_monai.data.phantoms import make_phantoms
+from perforated_monai.data.prepare import write_manifest
+from perforated_monai.export.into_bundle import export_run
+from perforated_monai.inference.segment import Options, Segmenter, segment_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "bundles" / "brain_tumor_mri_dendritic"
@@ -195,7 +195,7 @@ def test_the_committed_weights_are_small_and_marked() -> None:
         sum(p.numel() for p in build_network(record).parameters())
         == (record["parameters"]["total"])
     )
-    assert record["trained"]["generator"]["name"] == "perforated_monai.phantom"
+    assert record["trained"]["generator"]["name"] == "perforated_monai.data.phantoms"
     metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
     assert metadata["segment"]["phantom_weights"] is True
     warning = "synthetic phantoms, not for patients"

@@ -11,16 +11,16 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from harness import GROW, history, in_child, kill_self, refused, same_run, weights
+from helpers.harness import GROW, history, in_child, kill_self, refused, same_run, weights
+from helpers.ranks import on_ranks
 from perforated_monai import UserError, build_network, load_weights
-from perforated_monai.export import export_run
-from perforated_monai.fold import folded_line
-from perforated_monai.network import count_parameters
-from perforated_monai.phantom import make_phantoms
-from perforated_monai.prepare import write_manifest
-from perforated_monai.segment import Options, Segmenter, segment_folder
-from perforated_monai.sparsity import SparsityHandler
-from test_distributed import on_ranks
+from perforated_monai.data.phantoms import make_phantoms
+from perforated_monai.data.prepare import write_manifest
+from perforated_monai.export.into_bundle import export_run
+from perforated_monai.inference.segment import Options, Segmenter, segment_folder
+from perforated_monai.networks.build import count_parameters
+from perforated_monai.networks.sparse.fold import folded_line
+from perforated_monai.training.sparsity_handler import SparsityHandler
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "bundles" / "hippocampus_mri_dendritic"

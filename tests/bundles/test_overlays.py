@@ -12,14 +12,14 @@ import torch
 import yaml
 from monai.bundle import ConfigWorkflow
 
-from harness import refused
+from helpers.harness import refused
+from helpers.ranks import on_ranks
 from perforated_monai import UserError
-from perforated_monai.audit.bundle import check_bundle
+from perforated_monai.bundle.check.files import check_bundle
+from perforated_monai.data.phantoms import make_phantoms
+from perforated_monai.data.prepare import write_manifest
 from perforated_monai.files import hash_of
-from perforated_monai.phantom import make_phantoms
-from perforated_monai.prepare import write_manifest
-from perforated_monai.trt import PACKAGES, trt_network
-from test_distributed import on_ranks
+from perforated_monai.inference.trt import PACKAGES, trt_network
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = {"hippocampus_mri_dendritic": "hippocampus", "brain_tumor_mri_dendritic": "tumour"}

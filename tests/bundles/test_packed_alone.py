@@ -10,12 +10,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 from monai.bundle import ConfigWorkflow
-from test_zoo import BUNDLES, LARGEST_FILE, PHANTOM_KIND, check_metadata, each_bundle
 
-from alone import BASE, run_alone
-from perforated_monai.pack import Packed, pack_bundle
-from perforated_monai.phantom import make_phantoms
-from perforated_monai.verify import verify
+from helpers.alone import BASE, run_alone
+from helpers.zoo import BUNDLES, LARGEST_FILE, PHANTOM_KIND, check_metadata, each_bundle
+from perforated_monai.bundle.pack import Packed, pack_bundle
+from perforated_monai.bundle.verify import verify
+from perforated_monai.data.phantoms import make_phantoms
 
 CPU = "$torch.device('cpu')"
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from harness import BUNDLE, history
-from perforated_monai.export import export_run
-from perforated_monai.measure import count_flops
-from perforated_monai.network import build_network, count_parameters
-from perforated_monai.phantom import make_phantoms
-from perforated_monai.prepare import write_manifest
+from helpers.harness import BUNDLE, history
+from perforated_monai.data.phantoms import make_phantoms
+from perforated_monai.data.prepare import write_manifest
+from perforated_monai.export.into_bundle import export_run
+from perforated_monai.networks.build import build_network, count_parameters
+from perforated_monai.networks.cost import count_flops
 
 PLAIN = ("train.json", "tiny.yaml")
 GROWN = (*PLAIN, "tiny_dendrites.yaml")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import sys
 from pathlib import Path
 
@@ -15,34 +14,33 @@ from monai.bundle import (
     ConfigWorkflow,
     ckpt_export,
     onnx_export,
-    verify_metadata,
     verify_net_in_out,
 )
 from monai.data import load_net_with_metadata
 
+from helpers.zoo import (
+    BUNDLES,
+    LARGEST_FILE,
+    PHANTOM_KIND,
+    ROOT,
+    SCHEMA,
+    check_metadata,
+    each_bundle,
+)
 from perforated_monai import load_weights
-from perforated_monai.phantom import make_phantoms
-from perforated_monai.prepare import write_manifest
+from perforated_monai.data.phantoms import make_phantoms
+from perforated_monai.data.prepare import write_manifest
 
-ROOT = Path(__file__).resolve().parents[2]
-SCHEMA = Path(__file__).with_name("schema_20240725.json")
-PHANTOM_KIND = {  # every bundle, and its test data
-    "brain_tumor_mri_dendritic": "tumour",
-    "hippocampus_mri_dendritic": "hippocampus",
-}
-BUNDLES = sorted(folder for folder in (ROOT / "bundles").iterdir() if folder.is_dir())
 WORKFLOWS = {
     "train": (["train.json"], "train"),
     "train and evaluate": (["train.json", "evaluate.json"], "train"),
     "inference": (["inference.json"], "infer"),
 }
-LARGEST_FILE = 25_000_000  # bytes; the zoo keeps what is larger outside, in large_files.yml
 
 pytestmark = pytest.mark.filterwarnings(
     # monai 1.6.1 exports by torch.jit.script, which torch 2.13 deprecates (MONAI#8632).
     "ignore:.*torch.jit.*:DeprecationWarning"
 )
-each_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda folder: folder.name)
 
 
 @pytest.fixture(scope="module")
@@ -204,12 +202,6 @@ def test_onnx_export_gives_the_network(bundle, tmp_path, monkeypatch):
     # In float32 the sums of two engines differ by some 1e-5 of the largest output.
     atol = 5e-5 * float(expected.abs().max())
     torch.testing.assert_close(torch.from_numpy(output), expected, rtol=0, atol=atol)
-
-
-def check_metadata(file: Path, folder: Path) -> None:
-    """MONAI's own check; a schema file that is already there is not downloaded."""
-    shutil.copy(SCHEMA, folder / "schema.json")
-    verify_metadata(meta_file=str(file), filepath=str(folder / "schema.json"))
 
 
 def _network_arguments(bundle: Path, config: str) -> dict[str, str]:

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from client_environments import run
-from harness import BUNDLE
+from helpers.client_environments import run
+from helpers.harness import BUNDLE
 from perforated_monai import build_network, load_weights
-from perforated_monai.export import export_formats
-from perforated_monai.pack import pack_bundle
-from perforated_monai.phantom import make_phantoms
-from perforated_monai.prepare import write_manifest
-from perforated_monai.segment import Segmenter
+from perforated_monai.bundle.pack import pack_bundle
+from perforated_monai.data.phantoms import make_phantoms
+from perforated_monai.data.prepare import write_manifest
+from perforated_monai.export.into_bundle import export_formats
+from perforated_monai.inference.segment import Segmenter
 
 pytestmark = [
     pytest.mark.clients,

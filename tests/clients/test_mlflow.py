@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from client_environments import python_of
-from harness import BUNDLE, SMALL
-from perforated_monai.phantom import make_phantoms
-from perforated_monai.prepare import write_manifest
+from helpers.client_environments import python_of
+from helpers.harness import BUNDLE, SMALL
+from perforated_monai.data.phantoms import make_phantoms
+from perforated_monai.data.prepare import write_manifest
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(3600)]
 BRAIN = BUNDLE.with_name("brain_tumor_mri_dendritic")

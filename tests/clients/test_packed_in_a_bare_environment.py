@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigWorkflow
 
-from client_environments import ENVIRONMENTS, python_of
-from harness import BUNDLE
-from perforated_monai.pack import pack_bundle
-from perforated_monai.phantom import make_phantoms
+from helpers.client_environments import ENVIRONMENTS, python_of
+from helpers.harness import BUNDLE
+from perforated_monai.bundle.pack import pack_bundle
+from perforated_monai.data.phantoms import make_phantoms
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(3600)]
 

@@ -20,12 +20,12 @@ from monai.transforms import (
     ScaleIntensityd,
 )
 
-from harness import history, train, workflow
-from msd import fill, image_of, label_of, save
+from helpers.harness import history, train, workflow
+from helpers.msd import fill, image_of, label_of, save
 from perforated_monai import CaseDataset, UserError, datalist
-from perforated_monai.audit import ERROR, WARNING, check_dataset
-from perforated_monai.manifest import load_manifest
-from perforated_monai.prepare import write_manifest
+from perforated_monai.data.check import ERROR, WARNING, check_dataset
+from perforated_monai.data.manifest import load_manifest
+from perforated_monai.data.prepare import write_manifest
 
 KEYS = ["image", "label"]
 IMAGE, LABEL = "imagesTr/phantom_002.nii.gz", "labelsTr/phantom_002.nii.gz"

@@ -24,11 +24,8 @@ import numpy as np
 import pytest
 import torch
 
-from harness import in_child
-from perforated_monai.errors import UserError
-from perforated_monai.segment import Segmenter, write
-from perforated_monai.segment.run import Options, segment_folder
-from segment_bundle import (
+from helpers.harness import in_child
+from helpers.segment_bundle import (
     blocks,
     labels_of,
     make_rounding_bundle,
@@ -37,6 +34,10 @@ from segment_bundle import (
     save_weights,
     segment,
 )
+from perforated_monai.errors import UserError
+from perforated_monai.inference.segment import Segmenter
+from perforated_monai.inference.segment import mask as write
+from perforated_monai.inference.segment.folder import Options, segment_folder
 
 GOOD = ("good1.nii.gz", "good2.nii")
 NOBODY = 65534
@@ -103,7 +104,7 @@ def test_28_bad_files_do_not_cost_the_others(scans, segmenter):
 
 def test_28_every_bit_flip_in_a_gzip_file_is_caught_or_harmless(scans, segmenter):
     """MONAI and nibabel let 279 of 300 pass as different data."""
-    from perforated_monai.segment.read import read_nifti
+    from perforated_monai.inference.segment.read import read_nifti
 
     whole = packed(np.round(blocks(seed=5)))
     rng = np.random.default_rng(0)
@@ -348,7 +349,7 @@ def test_38_out_of_device_memory_moves_to_the_cpu_and_says_so(scans, segmenter, 
 def test_39_series_that_are_not_whole_are_refused_by_slice(tmp_path, segmenter):
     pydicom = pytest.importorskip("pydicom", reason="install perforated-monai[dicom]")
     pytest.importorskip("itk", reason="install perforated-monai[dicom]")
-    from dicom_series import SECRET, slice_at, write_series
+    from helpers.dicom_series import SECRET, slice_at, write_series
 
     values = np.round(blocks((12, 11, 8)), 1)
     kinds = ("gap", "cut", "duplicate", "two", "zeros", "size", "single", "good")

@@ -15,17 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness import in_child, kill_self
-from perforated_monai import DendriteConfig, UserError, build_network, parity
-from perforated_monai.export import make_spec
-from perforated_monai.formats import Source, read_format, write_format
-from perforated_monai.pack import pack_bundle
-from perforated_monai.proof import refuse_difference
-from perforated_monai.staging import staged
-from perforated_monai.tracker import Tracker
-from perforated_monai.trained import Trained
-from perforated_monai.verify import Verdict, verify
-from share_bundle import (
+from helpers.harness import in_child, kill_self
+from helpers.share_bundle import (
     INFERENCE,
     METADATA,
     MODEL,
@@ -43,6 +34,16 @@ from share_bundle import (
     small_bundle,
     without_package,
 )
+from perforated_monai import DendriteConfig, UserError, build_network
+from perforated_monai.bundle.pack import pack_bundle
+from perforated_monai.bundle.staged import staged
+from perforated_monai.bundle.verify import Verdict, verify
+from perforated_monai.export.into_bundle import make_spec
+from perforated_monai.export.parity import refuse_difference
+from perforated_monai.growth.tracker import Tracker
+from perforated_monai.growth.trained import Trained
+from perforated_monai.inference.formats import Source, read_format, write_format
+from perforated_monai.networks import agreement as parity
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 BASE = SPEC["base"]

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness import BUNDLE, refused
-from perforated_monai.study.file import load_study
+from helpers.harness import BUNDLE, refused
+from helpers.study_runs import FILE, KILLED, Done, history_of
 from perforated_monai.study.results import read
 from perforated_monai.study.runner import trials_of
-from study_runs import FILE, KILLED, Done, history_of
+from perforated_monai.study.study_file import load_study
 
 
 def test_51_a_crashed_trial_is_marked_and_the_others_go_on(phantom_study: Done) -> None:

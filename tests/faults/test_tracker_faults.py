@@ -17,7 +17,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
-from harness import (
+from helpers.harness import (
     history,
     in_child,
     kill_self,
@@ -28,14 +28,14 @@ from harness import (
     weights,
     workflow,
 )
-from perforated_monai import checkpoint
-from perforated_monai.checkpoint import Checkpoints, load_hashed
-from perforated_monai.config import DendriteConfig
+from helpers.ranks import at, fail, train_two
+from perforated_monai.dendrites.config import DendriteConfig
 from perforated_monai.errors import UserError
-from perforated_monai.isolation import TrackerError
-from perforated_monai.optim import assert_complete
-from perforated_monai.tracker import Tracker
-from test_distributed import at, fail, train_two
+from perforated_monai.growth.sandbox import TrackerError
+from perforated_monai.growth.tracker import Tracker
+from perforated_monai.training import checkpoints as checkpoint
+from perforated_monai.training.checkpoints import Checkpoints, load_hashed
+from perforated_monai.training.optimizer import assert_complete
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,13 @@ from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 from torch import nn
 
-from harness import BUNDLE, SMALL, history, in_child, kill_self, refused, same_run
-from perforated_monai.config import DendriteConfig
-from perforated_monai.inject import find_layers, kind_of_config
-from perforated_monai.network import count_parameters
+from helpers.harness import BUNDLE, SMALL, history, in_child, kill_self, refused, same_run
+from perforated_monai.dendrites.config import DendriteConfig
+from perforated_monai.dendrites.targets import find_layers, kind_of_config
+from perforated_monai.networks.build import count_parameters
 from perforated_monai.study.arms import Leader, arm_settings
-from perforated_monai.study.branch import add_branch, load_branches
-from perforated_monai.study.reload import best_network
+from perforated_monai.study.handlers.branch import add_branch, load_branches
+from perforated_monai.study.handlers.reload import best_network
 
 GROWTH = {
     "switch": "fixed",
@@ -32,17 +32,19 @@ GROWTH = {
 EVALUATOR = "@validate::evaluator"
 HANDLERS: dict[str, list[dict[str, Any]]] = {
     "base": [],
-    "base_long": [{"_target_": "perforated_monai.study.restart.RestartHandler", "epochs": [2, 5]}],
+    "base_long": [
+        {"_target_": "perforated_monai.study.handlers.restart.RestartHandler", "epochs": [2, 5]}
+    ],
     "dendrites": [
         {
-            "_target_": "perforated_monai.study.settle.GrowAndSettle",
+            "_target_": "perforated_monai.study.handlers.settle.GrowAndSettle",
             "evaluator": EVALUATOR,
             "config": GROWTH,
         }
     ],
     "branch": [
         {
-            "_target_": "perforated_monai.study.branch.BranchHandler",
+            "_target_": "perforated_monai.study.handlers.branch.BranchHandler",
             "evaluator": EVALUATOR,
             "config": GROWTH,
             "grow_epochs": [2, 4],

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import yaml
 
-from harness import BUNDLE, refused
-from perforated_monai.__main__ import main
+from helpers.harness import BUNDLE, refused
+from perforated_monai.commands.main import main
+from perforated_monai.commands.study_run import run
 from perforated_monai.study.arms import ARMS, networks_of
-from perforated_monai.study.commands import run
-from perforated_monai.study.file import load_study
+from perforated_monai.study.equal_size import resolved_definition, wider_channels
 from perforated_monai.study.results import claim
 from perforated_monai.study.runner import trials_of
+from perforated_monai.study.study_file import load_study
 from perforated_monai.study.trial import Places, Trial, overlay
-from perforated_monai.study.wide import resolved_definition, wider_channels
 
 GOOD: dict[str, Any] = {
     "format": 1,

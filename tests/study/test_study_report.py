@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import BUNDLE
-from perforated_monai.study import commands
+from helpers.harness import BUNDLE
+from perforated_monai.commands import study_run as commands
 from perforated_monai.study.arms import ARMS
 from perforated_monai.study.collect import Collected
-from perforated_monai.study.file import Study, load_study
 from perforated_monai.study.report import write_report
 from perforated_monai.study.results import claim
 from perforated_monai.study.runner import trials_of
+from perforated_monai.study.study_file import Study, load_study
 from perforated_monai.study.trial import Places, Trial
 
 SEEDS = 5

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from harness import BUNDLE, refused
-from perforated_monai.study import commands
+from helpers.harness import BUNDLE, refused
+from helpers.study_runs import FILE, Done, history_of
+from perforated_monai.commands import study_run as commands
 from perforated_monai.study.collect import Collected
 from perforated_monai.study.report import write_report
 from perforated_monai.study.results import read
 from perforated_monai.study.runner import StudyRunner, trials_of
 from perforated_monai.study.trial import Trial
-from study_runs import FILE, Done, history_of
 
 
 def test_a_finished_study_runs_nothing(phantom_study: Done) -> None:

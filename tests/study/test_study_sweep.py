@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import yaml
 
-from harness import BUNDLE, refused
-from perforated_monai.study import commands
-from perforated_monai.study.file import load_study
+from helpers.harness import BUNDLE, refused
+from perforated_monai.commands import study_run as commands
 from perforated_monai.study.report import write_report
+from perforated_monai.study.study_file import load_study
 from perforated_monai.study.sweep import counts, open_sweep
 from perforated_monai.study.sweep_space import as_choice, check_sweep
 from perforated_monai.study.trial import Places

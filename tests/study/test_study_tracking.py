@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigWorkflow
 
-from harness import BUNDLE, SMALL, refused
-from perforated_monai.study import commands
+from helpers.harness import BUNDLE, SMALL, refused
+from perforated_monai.commands import study_run as commands
 from perforated_monai.study.tracking import trackers
 
 

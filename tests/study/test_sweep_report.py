@@ -7,10 +7,10 @@ from pathlib import Path
 
 import yaml
 
-from harness import BUNDLE
-from perforated_monai.study.file import load_study
+from helpers.harness import BUNDLE
 from perforated_monai.study.report import write_report
 from perforated_monai.study.results import claim
+from perforated_monai.study.study_file import load_study
 from perforated_monai.study.sweep_report import ended, trials
 from perforated_monai.study.trial import Places
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from . import results
-from .file import Study
 from .statistics import Comparison, Interval, compare, t_interval
+from .study_file import Study
 from .trial import Places, Trial
 
 PREFIX = {"dice": "dice_", "hd95": "hd95_mm_", "nsd": "nsd_"}

@@ -15,10 +15,10 @@ from ..files import write_text
 from . import figures
 from .arms import WHAT, variant_text
 from .collect import Collected
-from .file import Study
 from .markdown import markdown as as_markdown
 from .runner import trials_of
 from .statistics import FEWEST_SEEDS, Comparison
+from .study_file import Study
 from .tables import DIFFERENCES, NONE, arm_row, difference_row, header, points
 from .trial import Places
 

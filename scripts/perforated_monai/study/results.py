@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import write_json, write_text
-from .file import FORMAT, Study
+from .study_file import FORMAT, Study
 from .trial import Places, Trial
 
 _MARK = "study.json"

@@ -14,13 +14,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..energy import EnergyMeter
 from ..errors import UserError
 from ..files import write_json
 from . import results
 from .arms import ARMS, DEPENDENT, Leader
-from .file import Study
+from .energy import EnergyMeter
 from .process import last_line, start
+from .study_file import Study
 from .trial import Places, Trial, command, only_test, overlay
 
 _POLL_SECONDS = 0.2

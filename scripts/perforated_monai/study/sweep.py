@@ -14,12 +14,12 @@ import optuna
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
-from ..energy import EnergyMeter
 from ..errors import UserError
 from ..files import write_json
 from . import results
-from .file import Study
+from .energy import EnergyMeter
 from .process import last_line, start
+from .study_file import Study
 from .sweep_space import as_choice, choose
 from .trial import Places, Trial, command, only_test, overlay
 

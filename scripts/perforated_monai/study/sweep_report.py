@@ -14,7 +14,7 @@ from markupsafe import Markup
 from optuna.trial import TrialState
 
 from .figures import as_svg
-from .file import Study
+from .study_file import Study
 from .sweep import CHOSEN, counts, open_sweep
 from .trial import Places
 

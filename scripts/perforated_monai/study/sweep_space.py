@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import ACTIVATIONS, INITIALISATIONS, KINDS
+from ..dendrites.config import ACTIVATIONS, INITIALISATIONS, KINDS
 from ..errors import UserError
 from .choice import Choice
 

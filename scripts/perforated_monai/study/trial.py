@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..data.schema import FOLDS
 from ..errors import UserError
-from ..manifest_schema import FOLDS
 from .arms import (
     Leader,
     arm_settings,
@@ -19,8 +19,8 @@ from .arms import (
     variant_config,
 )
 from .choice import Choice
-from .file import Study
-from .wide import resolved_definition, wider_channels
+from .equal_size import resolved_definition, wider_channels
+from .study_file import Study
 
 
 @dataclass(frozen=True)

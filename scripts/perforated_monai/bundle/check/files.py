@@ -1,0 +1,143 @@
+"""``check_bundle``: everything that is wrong with a bundle, without running any of its code."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...errors import UserError
+from ...rules import Finding, run, worst_first
+from .meta_network import NetworkOrReason, build
+
+WORKFLOWS = {"train": "train", "inference": "infer"}  # file name -> MONAI's workflow type
+ENDINGS = (".json", ".yaml", ".yml")
+
+
+@dataclass
+class Bundle:
+    """The files of a bundle, parsed and never evaluated.
+
+    Attributes:
+        root: bundle folder, resolved.
+        configs: file relative to the root -> content, of every JSON or YAML file in `configs/`.
+        broken: file -> why it cannot be parsed, with the line.
+    """
+
+    root: Path
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """`configs/metadata.json`; empty where there is none."""
+        return self.configs.get("configs/metadata.json", {})
+
+    @property
+    def manifests(self) -> list[str]:
+        """Files that are data manifests."""
+        return [file for file, content in self.configs.items() if "schema_version" in content]
+
+    def file_of(self, workflow: str) -> str:
+        """Config file of "train" or "inference", or ""."""
+        files = (f"configs/{workflow}{ending}" for ending in ENDINGS)
+        return next((file for file in files if file in self.configs), "")
+
+    @property
+    def overlays(self) -> list[str]:
+        """Configs that are merged on `train`: all but workflows, metadata and lists of data."""
+        known = {"configs/metadata.json", *self.manifests, *map(self.file_of, WORKFLOWS)}
+        known |= {file for file, content in self.configs.items() if _is_datalist(content)}
+        return [file for file in self.configs if file not in known]
+
+    @cached_property
+    def network(self) -> NetworkOrReason:
+        """The network of the inference config, or else of the train config, on the meta device."""
+        return build(self.definition)
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """`network_def` of the inference config, or else of the train config."""
+        for workflow in reversed(WORKFLOWS):
+            found = self.configs.get(self.file_of(workflow), {}).get("network_def")
+            if isinstance(found, dict) and found:
+                return found
+        return {}
+
+    @property
+    def base(self) -> dict[str, Any]:
+        """Class name and arguments of the network, where they are written out."""
+        spec = self.definition.get("spec")
+        base = spec.get("base") if isinstance(spec, dict) else self.definition
+        return base if isinstance(base, dict) else {}
+
+
+def check_bundle(folder: str | Path) -> list[Finding]:
+    """List everything that is wrong with a bundle, worst first.
+
+    No expression of its configs is evaluated; only a network that is a spec of ours, or a MONAI
+    network with plain arguments, is built, without memory for its weights.
+
+    Raises:
+        UserError: no folder, or none with `configs/`.
+    """
+    bundle = read_bundle(folder)
+    return worst_first(run(("bundle",), "", bundle, foreign=True))
+
+
+def read_bundle(folder: str | Path) -> Bundle:
+    """Parse every config file of a bundle."""
+    root = Path(folder).expanduser().resolve()
+    if not (root / "configs").is_dir():
+        msg = f"{folder} must be a bundle, with a folder configs. Correct the path."
+        raise UserError(msg)
+    bundle = Bundle(root)
+    for path in sorted((root / "configs").iterdir()):
+        if path.suffix in ENDINGS and not path.name.startswith("."):
+            name = path.relative_to(root).as_posix()
+            try:
+                bundle.configs[name] = _parse(path)
+            except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+                bundle.broken[name] = _reason(error)
+    return bundle
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".json":
+        data = json.loads(text, object_pairs_hook=no_key_twice)
+    else:
+        data = yaml.safe_load(text)
+    if not isinstance(data, dict):
+        msg = f"{type(data).__name__} at the top, not a mapping"
+        raise ValueError(msg)
+    return data
+
+
+def _is_datalist(content: dict[str, Any]) -> bool:
+    """Cases as MSD and the zoo list them: `{"training": [{"image": ...}]}`."""
+    lists = [cases for cases in content.values() if isinstance(cases, list)]
+    return any(isinstance(case, dict) and "image" in case for cases in lists for case in cases)
+
+
+def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            msg = f"the key {key!r} twice in one mapping"
+            raise ValueError(msg)
+        found[key] = value
+    return found
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+from . import config_rules as bundle_rules  # noqa: E402, F401 - they register

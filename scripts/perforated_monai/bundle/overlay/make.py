@@ -1,0 +1,167 @@
+"""``overlay``: read a bundle's training config, find its parts, and write the overlay's text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from monai.bundle import ConfigParser
+
+from ...dendrites.config import DendriteConfig
+from ...dendrites.targets import find_layers
+from ...errors import UserError
+from ...networks.build import base_spec, build_network, count_parameters
+from ..ids import merged, value_of
+from .parts import Given, Parts, find_parts
+from .redirect import find_redirects, log_files
+from .refuse import (
+    compiled_engines,
+    loads_weights,
+    notes_on,
+    refuse_a_network_of_objects,
+    refuse_a_wrapped_network,
+    refuse_what_cannot_grow,
+)
+from .text import Content, overlay_text
+from .train_config import TrainConfig, read_train_config, reference
+
+LAYER_TYPES = ("Conv2d", "Conv3d", "ConvTranspose2d", "ConvTranspose3d")
+_WEIGHTS = "models/model.pt"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the user says about an overlay; empty values are looked for or take the default."""
+
+    config: str = ""
+    given: Given = field(default_factory=Given)
+    layers: tuple[str, ...] = ("*",)
+    layer_types: tuple[str, ...] = LAYER_TYPES
+    weights: str = ""
+    from_scratch: bool = False
+    freeze_base: bool = False
+
+
+def make_overlay(bundle: str | Path, choices: Choices | None = None) -> str:
+    """Text of ``dendrites.yaml`` for a bundle; nothing of the bundle is run.
+
+    Args:
+        bundle: its folder, as it is to stand on the command line.
+        choices: see ``Choices``.
+
+    Raises:
+        UserError: for a part that cannot be found (the option and the candidates are named) or that
+            cannot grow.
+    """
+    choices = choices or Choices()
+    folder = Path(bundle)
+    config = read_train_config(folder, choices.config)
+    refuse_what_cannot_grow(config)
+    parts = find_parts(config, choices.given)
+    refuse_a_wrapped_network(config, parts)
+    refuse_a_network_of_objects(config, parts)
+    start, note = _start(folder, config, choices)
+    content = Content(
+        name=folder.resolve().name,
+        config_file=config.file.as_posix(),
+        bundle=folder.as_posix(),
+        output_dir=_beside(folder),
+        log_files=log_files(folder),
+        bundle_root="" if "bundle_root" in config else folder.as_posix(),
+        lists={key: config.get(key) for key in ("imports", "initialize", "finalize")},
+        start=start,
+        start_note=note,
+        layer_types=choices.layer_types,
+        layer_names=choices.layers,
+        freeze_base=choices.freeze_base,
+        cost=_cost(config, parts, choices),
+        notes=notes_on(config, parts),
+        compiled=compiled_engines(config, parts),
+    )
+    text = overlay_text(content, parts, find_redirects(config))
+    _verify(text, config, parts)
+    return text
+
+
+def _beside(folder: Path) -> str:
+    """``runs/<bundle>`` below the current folder, or beside the bundle when that is inside it."""
+    root, here = folder.resolve(), Path.cwd()
+    inside = len(here.relative_to(root).parts) + 1 if here.is_relative_to(root) else 0
+    return "../" * inside + f"runs/{root.name}"
+
+
+def _start(folder: Path, config: TrainConfig, choices: Choices) -> tuple[str | None, str]:
+    """The expression of the weights to start from, or None, and why."""
+    if choices.weights and choices.from_scratch:
+        msg = "--weights names what to start from; --from_scratch says not to. Give one of them."
+        raise UserError(msg)
+    if choices.weights:
+        if not Path(choices.weights).is_file():
+            msg = f"--weights {choices.weights} is no file: name a state dict."
+            raise UserError(msg)
+        return choices.weights, "Growth starts from these weights; null starts from scratch."
+    there = (folder / _WEIGHTS).is_file()
+    if not choices.from_scratch and there and not loads_weights(config):
+        text = f"$str(@bundle_root) + '/{_WEIGHTS}'"
+        return text, "Growth starts from the bundle's trained weights; null starts from scratch."
+    if choices.freeze_base:
+        msg = (
+            f"freeze_base keeps the weights that growth starts from; {folder} has no {_WEIGHTS} "
+            "that is sure to be them. Name them with --weights FILE."
+        )
+        raise UserError(msg)
+    if loads_weights(config) and not choices.from_scratch:
+        return None, "null: the bundle's config loads weights by itself. Or name a file here."
+    why = "as asked for" if choices.from_scratch else f"the bundle has no {_WEIGHTS}"
+    return None, f"null: training starts from scratch, {why}. Or name a file here."
+
+
+def _cost(config: TrainConfig, parts: Parts, choices: Choices) -> str:
+    """What one set of dendrites adds, where the network can be built without an expression."""
+    definition = _literal(config, parts.network_def)
+    if definition is None:
+        return "what its layers cost"
+    network = build_network({"format": 1, "base": base_spec(definition), "dendrites": {}})
+    dendrites = DendriteConfig(
+        layer_types=list(choices.layer_types), layer_names=list(choices.layers)
+    )
+    layers = find_layers(network, dendrites)
+    sizes = [count_parameters(network.get_submodule(name)) for name in layers]
+    base = count_parameters(network)
+    return f"about {100 * sum(sizes) / base:.0f} % parameters, in {len(layers)} layers"
+
+
+def _literal(config: TrainConfig, identifier: str) -> dict[str, Any] | None:
+    """A definition with plain references followed; None where an expression is in it."""
+    try:
+        found = _resolved(config, config.get(identifier), 0)
+    except LookupError:
+        return None
+    return {k: v for k, v in found.items() if k not in ("_desc_", "_mode_", "_requires_")}
+
+
+def _resolved(config: TrainConfig, value: Any, depth: int) -> Any:
+    if depth > 20 or (isinstance(value, str) and value.startswith("$")):
+        raise LookupError(value)
+    target = reference(value)
+    if target is not None:
+        return _resolved(config, config.get(target), depth + 1)
+    if isinstance(value, dict):
+        if depth and "_target_" in value:
+            raise LookupError(value)
+        return {k: _resolved(config, v, depth + 1) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_resolved(config, v, depth + 1) for v in value]
+    return value
+
+
+def _verify(text: str, config: TrainConfig, parts: Parts) -> None:
+    """The overlay reads as YAML, and on top of the config it puts the handlers where they act."""
+    together = merged(ConfigParser.load_config_file(config.file), yaml.safe_load(text))
+    handlers = value_of(together, parts.handlers or "dendrite_handlers", [])
+    names = [handler.get("_target_") for handler in handlers[-2:]]
+    if names != ["perforated_monai.RunHandler", "perforated_monai.DendriteHandler"]:
+        msg = f"{config.file}: the handlers did not merge (found {names}). Please report it."
+        raise UserError(msg)

@@ -1,0 +1,238 @@
+"""The overlay as commented YAML: knobs first, command on top."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..._version import __version__
+from .parts import Parts
+from .redirect import Redirect
+
+_WATCH = "$perforated_monai.watch_bundle"
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the overlay of a bundle says.
+
+    Attributes:
+        name: of the bundle.
+        config_file: as it stands on the command line.
+        bundle: likewise.
+        output_dir: where the run writes unless it is told otherwise.
+        log_files: the bundle's logging.conf writes files.
+        bundle_root: to set, where the config has none.
+        lists: what the config has at ``imports``, ``initialize`` and ``finalize``.
+        start: expression of the weights to start from, None to start from scratch.
+        start_note: why.
+        layer_types, layer_names, freeze_base: knobs.
+        cost: what one set adds, for the comment.
+        notes: sentences for the head.
+        compiled: ids of ``compile`` to switch off.
+    """
+
+    name: str
+    config_file: str
+    bundle: str
+    output_dir: str
+    log_files: bool
+    bundle_root: str
+    lists: Mapping[str, Any]
+    start: str | None
+    start_note: str
+    layer_types: Sequence[str]
+    layer_names: Sequence[str]
+    freeze_base: bool
+    cost: str
+    notes: Sequence[str]
+    compiled: Sequence[str]
+
+
+def overlay_text(content: Content, parts: Parts, redirects: Sequence[Redirect]) -> str:
+    """The overlay file; the same input gives the same text."""
+    sections = [
+        _head(content, parts),
+        _knobs(content, parts),
+        _start(content),
+        _moves(content, redirects),
+        _handlers(content, parts),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _head(content: Content, parts: Parts) -> str:
+    run = "run" if parts.run == "run" else f"run {parts.run}"
+    out, bundle = shlex.quote(content.output_dir), shlex.quote(content.bundle)
+    files = f"\"['{content.config_file}','dendrites.yaml']\""
+    command = [
+        f"python -m monai.bundle {run} --config_file {files}",
+        f"--bundle_root {bundle} --output_dir {out}",
+    ]
+    if content.log_files:
+        command[-1] += " --logging_file False"
+    outside = content.output_dir.removesuffix(f"runs/{content.name}")
+    scheduler = f"schedule @{parts.scheduler}" if parts.scheduler else "no learning-rate schedule"
+    every = "each epoch" if parts.interval == 1 else f"every {parts.interval} epochs"
+    validated = "" if parts.interval is None else f", validated {every}"
+    found = (
+        f"Found: trainer @{parts.trainer}; network @{parts.network}, a {parts.network_class} of "
+        f"{parts.network_def}; optimizer @{parts.optimizer}; {scheduler}; evaluator "
+        f"@{parts.evaluator}; score {parts.metric}{validated}."
+    )
+    lines = [
+        f"Grow dendrites in {content.name}. Written by perforated_monai {__version__}. No file of "
+        "the bundle is changed by training.",
+        found,
+        *content.notes,
+    ]
+    commented = [line for text in lines for line in _comment(text)]
+    export = f"python -m perforated_monai export {out} --bundle {bundle}"
+    export += f" --out {shlex.quote(f'{outside}{content.name}_dendritic')}"
+    shown = [_one_line(line) for line in (*command, export)]
+    commands = [f"#   {shown[0]} \\", f"#     {shown[1]}", f"#   {shown[2]}"]
+    first = len(_comment(lines[0]))
+    return "\n".join([*commented[:first], *commands, *commented[first:]])
+
+
+def _knobs(content: Content, parts: Parts) -> str:
+    every = "" if parts.interval in (None, 1) else f" (one every {parts.interval} epochs)"
+    freeze = "dendrites alone train; the network they grow on stays bit for bit"
+    return "\n".join(
+        [
+            "dendrites:",
+            *_knob("switch", "history", 'grow when the score stops; "fixed": every patience'),
+            *_knob("patience", 5, f"validations{every} without a new best before a set is added"),
+            *_knob("max_dendrites", 1, f"sets at the most; one adds {content.cost}"),
+            *_knob("tries", 1, "sets drawn at one step before growth ends for good"),
+            *_knob("improvement_threshold", [0.001, 0.0001, 0.0], "relative gain, by sets there"),
+            *_knob("improvement_threshold_raw", 0.00001, "and this much of the score (0 to 1)"),
+            *_knob("kind", "copy", "or grouped, low_rank, depthwise, pointwise: 4-26 % of that"),
+            *_knob("groups", 0, "of grouped; 0: each layer's own"),
+            *_knob("rank", 0, "of low_rank, channels; 0: each layer's own"),
+            *_knob("activation", "relu", "f of a dendrite: sigmoid, tanh, relu, identity"),
+            *_knob("initialisation", "layer", "the layer's own; or normal, N(0, scale²)"),
+            *_knob("scale", 1.0, "with normal use 0.01"),
+            *_knob("layer_types", list(content.layer_types), "class names of layers"),
+            *_knob("layer_names", list(content.layer_names), "shell patterns over module names"),
+            *_knob("exclude", [], "likewise"),
+            *_knob("layers", "all", "or auto: where a probe before the first growth expects most"),
+            *_knob("auto_layers", 0, "auto: how many layers, or"),
+            *_knob("parameter_budget", 0, "parameters that one set may add"),
+            *_knob("probe_batches", 8, "training batches of the probe"),
+            *_knob("lr_restart", True, "the learning-rate schedule starts again after growth"),
+            *_knob("freeze_base", content.freeze_base, freeze),
+            *_knob("verbose", False, "let the tracker's own printing through"),
+        ]
+    )
+
+
+def _start(content: Content) -> str:
+    lines = [
+        *_comment(content.start_note),
+        f"base_weights: {_scalar(content.start)}",
+        "run_seed: 0  # order, augmentation, dropout and dendrite initialisation",
+    ]
+    if content.bundle_root:
+        lines.append(f"bundle_root: {_scalar(content.bundle_root)}")
+    return "\n".join(lines)
+
+
+def _moves(content: Content, redirects: Sequence[Redirect]) -> str:
+    lines = [
+        "# Everything that training writes goes below output_dir, nothing into the bundle.",
+        f"output_dir: {_scalar(content.output_dir)}",
+    ]
+    for redirect in redirects:
+        was = _one_line(redirect.was)
+        lines.append(f"{_key(redirect.id)}: {_scalar(redirect.text)}  # was {was}")
+    return "\n".join(lines)
+
+
+def _handlers(content: Content, parts: Parts) -> str:
+    validation = [
+        "- _target_: ValidationHandler",
+        f"  validator: {_scalar(f'@{parts.evaluator}')}",
+        "  interval: 1",
+        "  epoch_level: true",
+    ]
+    ours = [
+        "- _target_: perforated_monai.RunHandler",
+        '  output_dir: "@output_dir"',
+        f"  evaluator: {_scalar(f'@{parts.evaluator}')}",
+        f"  network: {_scalar(f'@{parts.network}')}",
+        f"  optimizer: {_scalar(f'@{parts.optimizer}')}",
+        f"  lr_scheduler: {_scalar(f'@{parts.scheduler}' if parts.scheduler else None)}",
+        '  seed: "@run_seed"',
+        '  start_weights: "@base_weights"',
+        f"  metric: {_scalar(parts.metric)}",
+        "- _target_: perforated_monai.DendriteHandler",
+        f"  evaluator: {_scalar(f'@{parts.evaluator}')}",
+        '  config: "@dendrites"',
+    ]
+    entries = ours if parts.interval is not None else [*validation, *ours]
+    lines = [
+        "# How growth enters; behind the bundle's own handlers.",
+        "perforated_overlay:",
+        f"  network_def: {_scalar(parts.network_def)}",
+        *_longer(content, "imports", "$import perforated_monai"),
+        *_longer(content, "initialize", f"{_WATCH}(@bundle_root, @output_dir)"),
+        *_longer(content, "finalize", "$perforated_monai.bundle_unchanged()"),
+        f"{_key(f'+{parts.handlers}')}:" if parts.handlers else "dendrite_handlers:",
+        *(f"  {line}" for line in entries),
+    ]
+    for identifier in content.compiled:
+        lines.append(f"{_key(identifier)}: false  # a compiled network cannot change its layers")
+    if not parts.handlers:
+        own = parts.handlers_text
+        joined = f"$[*({own}), *@dendrite_handlers]" if own else "@dendrite_handlers"
+        lines.append(f"{_key(f'{parts.trainer}::train_handlers')}: {_scalar(joined)}")
+    return "\n".join(lines)
+
+
+def _longer(content: Content, key: str, line: str) -> list[str]:
+    """One more expression at the end of what the config has there."""
+    now = content.lists.get(key)
+    if isinstance(now, list):
+        return [f"+{key}:", f"  - {_scalar(line)}"]
+    return [f"{key}:", *(f"  - {_scalar(entry)}" for entry in (now, line) if entry is not None)]
+
+
+def _knob(name: str, value: Any, why: str) -> list[str]:
+    entry = f"  {name}: {_scalar(value)}"
+    if len(entry) + len(why) < 98:
+        return [f"{entry:<28}  # {why}"]
+    return [f"  # {why}", entry]
+
+
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(_one_line(text), 108, initial_indent="# ", subsequent_indent="#   ")
+
+
+def _one_line(text: str) -> str:
+    """No text of the bundle may end a comment's line."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+
+
+def _key(identifier: str) -> str:
+    return identifier if re.fullmatch(r"[+\w:]+", identifier) else json.dumps(identifier)
+
+
+def _scalar(value: Any) -> str:
+    """JSON, which YAML reads as the same value; plain words stay plain."""
+    if isinstance(value, str) and value.isidentifier() and value.lower() not in _NOT_PLAIN:
+        return value
+    if isinstance(value, list):
+        return f"[{', '.join(_scalar(v) for v in value)}]"
+    if isinstance(value, float):
+        return f"{value:.10f}".rstrip("0") + ("0" if value == int(value) else "")
+    return json.dumps(value, ensure_ascii=False)
+
+
+# Words that YAML 1.1 takes for something else than text.
+_NOT_PLAIN = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}

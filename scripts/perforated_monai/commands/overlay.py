@@ -1,0 +1,90 @@
+"""The command that prepares someone else's bundle for growth."""
+
+from __future__ import annotations
+
+
+def overlay(
+    bundle: str,
+    layers: str = "*",
+    layer_types: str = "",
+    freeze_base: bool = False,
+    weights: str = "",
+    from_scratch: bool = False,
+    config: str = "",
+    trainer: str = "",
+    network: str = "",
+    network_def: str = "",
+    optimizer: str = "",
+    scheduler: str = "",
+    evaluator: str = "",
+    metric: str = "",
+) -> int:
+    """Print a dendrites.yaml that grows dendrites in any MONAI bundle; nothing of it is run.
+
+    Args:
+        bundle: folder of the bundle.
+        layers: shell patterns over module names that grow, with commas.
+        layer_types: class names of layers that grow, with commas; by default all convolutions.
+        freeze_base: only the dendrites train.
+        weights: state dict to start from; by default the bundle's models/model.pt.
+        from_scratch: start from fresh weights.
+        config: the training config; by default configs/train.json or train.yaml.
+        trainer: id of the trainer, where it is not clear; likewise:
+        network: what is trained.
+        network_def: the MONAI network it is made from.
+        optimizer: its optimizer.
+        scheduler: the learning-rate schedule, or none.
+        evaluator: what validates.
+        metric: name of the score to follow; higher must be better.
+    """
+    from ..bundle.overlay import Choices, make_overlay
+    from ..bundle.overlay.parts import Given
+    from ..inference.formats import as_list
+
+    given = Given(
+        trainer=str(trainer),
+        network=str(network),
+        network_def=str(network_def),
+        optimizer=str(optimizer),
+        scheduler=str(scheduler).lower() if str(scheduler).lower() == "none" else str(scheduler),
+        evaluator=str(evaluator),
+        metric=str(metric),
+    )
+    choices = Choices(
+        config=str(config),
+        given=given,
+        layers=tuple(as_list(layers)) or ("*",),
+        weights=str(weights),
+        from_scratch=bool(from_scratch),
+        freeze_base=bool(freeze_base),
+        **({"layer_types": tuple(as_list(layer_types))} if layer_types else {}),
+    )
+    print(make_overlay(str(bundle), choices), end="")
+    return 0
+
+
+def export_apart(
+    run: str, bundle: str, out: str, delta: str, options: tuple[list[str], str | None, str]
+) -> int:
+    """``export --out`` and ``export --delta``: the bundle stays as it is."""
+    from ..export.delta import export_delta
+    from ..export.new_bundle import export_to_new_bundle
+
+    if out:
+        record = export_to_new_bundle(run, bundle, out, *options)
+        parameters = record["parameters"]
+        grown = parameters["total"] - parameters["base"]
+        print(
+            f"{out}: {record['base']['name']} with {len(record['dendrites'])} dendritic layers, "
+            f"{parameters['total']:,} parameters ({grown:,} of dendrites); max abs difference to "
+            f"the trained network {record['max_abs_difference']:.1e}"
+        )
+    if delta:
+        record = export_delta(run, bundle, delta)
+        sizes = record["bytes"]
+        share = sizes["delta"] / sizes["base"]
+        print(
+            f"{delta}: dendrites.pt, {sizes['delta']:,} bytes, {share:.1%} of the base weights; "
+            "with them it gives the trained network bit for bit"
+        )
+    return 0

@@ -1,0 +1,112 @@
+"""A manifest from a folder: what its `dataset.json` declares, and the split of its volumes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from ..errors import UserError
+from .layout import case_ids, dataset_root, suffix_of, volumes
+from .manifest import Checksums, Manifest, load_manifest, refuse
+from .schema import FOLDS, Layout
+from .split import kfold
+
+FEWEST_WITH_TEST = 10
+
+
+def resolve(manifest: Manifest | str | Path, dataset_dir: str | Path) -> Manifest:
+    """Load a manifest given by path or name; one without cases takes ids and split from the folder.
+
+    Raises:
+        UserError: as `load_manifest`, and as `split_folder`.
+    """
+    if not isinstance(manifest, Manifest):
+        manifest = load_manifest(manifest)
+    return (
+        manifest if manifest.cases else split_folder(dataset_root(dataset_dir), manifest, test=True)
+    )
+
+
+def split_folder(root: Path, manifest: Manifest, test: bool) -> Manifest:
+    """Fill `cases` (without checksums), `test` and `folds` from the volumes in the folder.
+
+    The test part is the pairs of `imagesTs` and `labelsTs` where `labelsTs` exists, else the
+    validation part of fold 0 of all labelled cases, else (`test=False`) empty.
+
+    Raises:
+        UserError: a case in both folders, or too few cases for a test part or the folds.
+    """
+    images, labels = manifest.layout.image_dir, manifest.layout.label_dir
+    layout = replace(manifest.layout, test_image_dir=images, test_label_dir=labels)
+    pool = case_ids(root, images, labels)
+    held: list[str] = []
+    if (root / "labelsTs").is_dir():
+        layout = replace(layout, test_image_dir="imagesTs", test_label_dir="labelsTs")
+        held = case_ids(root, "imagesTs", "labelsTs")
+        refuse(
+            f"case {case} of {root} must not lie in {images} and in imagesTs: test cases are never "
+            "trained on. Remove or rename one."
+            for case in sorted(set(pool) & set(held))
+        )
+    elif test:
+        if len(pool) < FEWEST_WITH_TEST:
+            msg = (
+                f"a test part is taken from at least {FEWEST_WITH_TEST} labelled cases; {root} has "
+                f"{len(pool)} in {images}. Add cases, put test cases into imagesTs and labelsTs, "
+                "or write a manifest without a test part (test=False)."
+            )
+            raise UserError(msg)
+        held = kfold(pool)[0]
+    rest = sorted(set(pool) - set(held))
+    if len(rest) < FOLDS:
+        msg = (
+            f"{FOLDS} folds need at least {FOLDS} labelled cases; {root} has {len(rest)} in "
+            f"{images}. Add cases or correct the folder."
+        )
+        raise UserError(msg)
+    cases: dict[str, Checksums | None] = dict.fromkeys(sorted({*pool, *held}))
+    return replace(manifest, layout=layout, cases=cases, test=held, folds=kfold(rest))
+
+
+def describe_folder(root: Path, name: str) -> Manifest:
+    """A manifest without cases, from what the folder's `dataset.json` declares, if there is one.
+
+    Raises:
+        UserError: a damaged `dataset.json`, or both file endings in the folder.
+    """
+    path = root / "dataset.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        channels = [data["modality"][k] for k in sorted(data.get("modality", {}), key=int)]
+        labels = {int(value): str(text) for value, text in data.get("labels", {}).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        msg = (
+            f"{path} must be JSON with MSD's 'modality' and 'labels' (number -> name): {error}. "
+            "Correct or remove it."
+        )
+        raise UserError(msg) from error
+    generator = data.get("generator")
+    return Manifest(
+        name=name,
+        version="1.0",
+        licence=str(data.get("licence") or data.get("license") or "not stated"),
+        citation=str(data.get("reference") or "not stated"),
+        source_url=None,
+        archive_md5=None,
+        modality=", ".join(dict.fromkeys(map(str, channels))) or "not stated",
+        channel_names=[str(channel) for channel in channels],
+        label_names=dict(sorted(labels.items())),
+        spacing_mm=None,
+        layout=Layout(suffix=_suffix(root)),
+        generator=generator if isinstance(generator, dict) else None,
+    )
+
+
+def _suffix(root: Path) -> str:
+    folders = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
+    found = {suffix_of(path.name) for name in folders for path in volumes(root / name)}
+    if len(found) > 1:
+        msg = f"{root} must hold .nii.gz or .nii files, not both. Compress all of them with gzip."
+        raise UserError(msg)
+    return found.pop() if found else ".nii.gz"

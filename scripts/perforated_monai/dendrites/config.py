@@ -1,0 +1,177 @@
+"""What to grow and when: ``DendriteConfig``, frozen, validated, to and from JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import UserError
+
+ACTIVATIONS = ("sigmoid", "tanh", "relu", "identity")
+INITIALISATIONS = ("normal", "layer")
+LAYERS = ("all", "auto", "random")
+KINDS = ("copy", "depthwise", "pointwise", "grouped", "low_rank")
+SWITCH_RULES = ("history", "fixed")
+
+
+@dataclass(frozen=True)
+class DendriteConfig:
+    """Settings of growth, in the field's words; the tracker's own names stand in brackets.
+
+    Args:
+        patience: validations without a new best score before dendrites are added
+            (``n_epochs_to_switch``).
+        switch: ``"history"`` grows after ``patience``; ``"fixed"`` every ``patience`` validations.
+        improvement_threshold: relative gain that counts as a new best, as a list indexed by the
+            dendrite sets already added; the last entry holds for all later ones. 0.001 asks
+            0.880 -> 0.8809.
+        improvement_threshold_raw: absolute gain (Dice, 0 to 1) that is needed as well.
+        max_dendrites: dendrite sets at the most; a set is one dendrite beside each grown layer.
+        tries: sets tried at one step before growth ends (``max_dendrite_tries``).
+        kind: what a dendrite is: ``copy`` of its layer, or cheaper, see ``dendrite.make_dendrite``:
+            ``depthwise``, ``pointwise``, ``grouped``, ``low_rank``. A layer that has no cheaper
+            dendrite of the kind stays as it is, with a warning; a layer named in full is refused.
+        groups: groups of ``grouped``, which costs 1 / groups of its layer; 0 takes the smallest
+            number >= 4 that divides the channels of each layer.
+        rank: channels that ``low_rank`` goes through; 0 takes what costs at most 15 % of each
+            layer.
+        activation: non-linearity f of a dendrite, one of ``sigmoid``, ``tanh``, ``relu``,
+            ``identity``.
+        initialisation: ``"normal"`` draws every dendrite weight from N(0, scale²) (the library's
+            way); ``"layer"`` calls the layer's own ``reset_parameters`` and multiplies by scale.
+            Dendrites of two convolutions need ``"layer"``: N(0, 0.01²) twice leaves no signal.
+        scale: see ``initialisation``; 0.01 is the library's default.
+        layers: which of the layers that types, patterns and kind leave grow: ``all``; ``auto``
+            takes those from which a probe before the first growth expects most for each added
+            parameter (``probe.expected_gains``); ``random`` draws them, as a control for ``auto``.
+        auto_layers: with ``auto`` or ``random``, how many layers; 0 where the budget decides.
+        parameter_budget: with ``auto`` or ``random``, parameters that one set may add; 0 where
+            ``auto_layers`` decides.
+        probe_batches: training batches that the probe averages over, at least 8.
+        layer_types: class names of the layers that grow, such as ``Conv3d`` or ``Convolution``.
+        layer_names: shell patterns over module names; a layer grows when one matches.
+        exclude: shell patterns over module names that never grow.
+        lr_restart: after growth the learning-rate schedule starts again; otherwise it goes on.
+        freeze_base: train the dendrites alone; the network that training starts from stays as it
+            is, bit for bit. The first validation scores it, then the first set is added.
+        verbose: let the library's own printing through.
+
+    Raises:
+        UserError: for an unknown setting, a wrong type or a value out of range.
+    """
+
+    patience: int = 10
+    switch: str = "history"
+    improvement_threshold: list[float] = field(default_factory=lambda: [0.001, 0.0001, 0.0])
+    improvement_threshold_raw: float = 1e-5
+    max_dendrites: int = 3
+    tries: int = 2
+    kind: str = "copy"
+    groups: int = 0
+    rank: int = 0
+    activation: str = "sigmoid"
+    initialisation: str = "normal"
+    scale: float = 0.01
+    layers: str = "all"
+    auto_layers: int = 0
+    parameter_budget: int = 0
+    probe_batches: int = 8
+    layer_types: list[str] = field(
+        default_factory=lambda: ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose2d", "ConvTranspose3d"]
+    )
+    layer_names: list[str] = field(default_factory=lambda: ["*"])
+    exclude: list[str] = field(default_factory=list)
+    lr_restart: bool = True
+    freeze_base: bool = False
+    verbose: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("patience", "max_dendrites", "tries"):
+            _whole(name, getattr(self, name), least=1)
+        _choice("kind", self.kind, KINDS)
+        for name, owner in (("groups", "grouped"), ("rank", "low_rank")):
+            _whole(name, getattr(self, name), least=0)
+            if getattr(self, name) and self.kind != owner:
+                msg = f"{name} belongs to kind {owner}; got {name} with kind {self.kind!r}."
+                raise UserError(msg)
+        _choice("layers", self.layers, LAYERS)
+        _whole("probe_batches", self.probe_batches, least=8)
+        for name in ("auto_layers", "parameter_budget"):
+            _whole(name, getattr(self, name), least=0)
+        limits = bool(self.auto_layers) + bool(self.parameter_budget)
+        if limits != (self.layers != "all"):
+            msg = (
+                "layers auto and random take one of auto_layers and parameter_budget, layers all "
+                f"takes none; got layers {self.layers!r}, auto_layers {self.auto_layers}, "
+                f"parameter_budget {self.parameter_budget}."
+            )
+            raise UserError(msg)
+        _choice("switch", self.switch, SWITCH_RULES)
+        _choice("activation", self.activation, ACTIVATIONS)
+        _choice("initialisation", self.initialisation, INITIALISATIONS)
+        _number("improvement_threshold_raw", self.improvement_threshold_raw, low=0.0, high=1.0)
+        _number("scale", self.scale, low=1e-8, high=100.0)
+        _list("improvement_threshold", self.improvement_threshold, (int, float), "numbers")
+        for value in self.improvement_threshold:
+            _number("improvement_threshold", value, low=0.0, high=1.0)
+        _list("layer_types", self.layer_types, (str,), "class names")
+        _list("layer_names", self.layer_names, (str,), "patterns")
+        _list("exclude", self.exclude, (str,), "patterns", empty=True)
+        for name in ("lr_restart", "freeze_base", "verbose"):
+            if not isinstance(getattr(self, name), bool):
+                msg = f"{name} must be true or false; got {getattr(self, name)!r}."
+                raise UserError(msg)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DendriteConfig:
+        """Build from a mapping such as the overlay's ``config``; unknown names are refused."""
+        names = [f.name for f in dataclasses.fields(cls)]
+        for key in values:
+            if key not in names:
+                close = difflib.get_close_matches(key, names, n=1) or names
+                msg = f"{key!r} is no dendrite setting. Did you mean: {', '.join(close)}?"
+                raise UserError(msg)
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings as plain Python values."""
+        return dataclasses.asdict(self)
+
+    def to_json(self) -> str:
+        """All settings as sorted JSON; ``from_dict(json.loads(...))`` gives an equal config."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True)
+
+
+def _whole(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        hint = " For training without dendrites leave the overlay out." if least == 1 else ""
+        msg = f"{name} must be a whole number >= {least}; got {value!r}.{hint}"
+        raise UserError(msg)
+
+
+def _number(name: str, value: Any, low: float, high: float) -> None:
+    right_type = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not right_type or not math.isfinite(value) or not low <= value <= high:
+        msg = f"{name} must be a number from {low:g} to {high:g}; got {value!r}."
+        raise UserError(msg)
+
+
+def _choice(name: str, value: Any, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        msg = f"{name} must be one of {', '.join(allowed)}; got {value!r}."
+        raise UserError(msg)
+
+
+def _list(name: str, value: Any, types: tuple[type, ...], what: str, empty: bool = False) -> None:
+    # A tuple is refused as the library does: it would be indexed as one value there.
+    if not isinstance(value, list) or not all(isinstance(v, types) for v in value):
+        msg = f"{name} must be a list of {what}; got {value!r}. Write it in square brackets."
+        raise UserError(msg)
+    if not value and not empty:
+        msg = f"{name} must name at least one entry; got an empty list."
+        raise UserError(msg)

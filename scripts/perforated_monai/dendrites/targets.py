@@ -1,0 +1,124 @@
+"""Which layers of a network grow: types and name patterns, with an error when nothing matches."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from ..errors import UserError
+from .config import DendriteConfig
+from .kinds import Kind, UnfitError, resolve
+
+
+class NoMatchingLayerError(UserError):
+    """Raised when a pattern matches nothing or none is left; the run would be silent about it."""
+
+
+def find_layers(network: nn.Module, config: DendriteConfig) -> list[str]:
+    """Names of the layers that will grow, in the network's own order.
+
+    A layer grows when its class name is in ``config.layer_types``, its name matches one of
+    ``config.layer_names`` and none of ``config.exclude``. Of nested matches the outer one grows
+    (a MONAI ``Convolution`` block as a whole). Frozen layers are left alone with a warning:
+    the tracker needs a gradient through every layer it grows. So are layers that have no dendrite
+    of ``config.kind`` cheaper than a copy. A module that is reachable under two names grows once,
+    under the first.
+
+    Raises:
+        NoMatchingLayerError: when nothing is left to grow, or one of ``layer_names`` matches no
+            layer of these types; echoes the patterns and the nearest names.
+        UserError: for ``groups`` or a ``rank`` that does not suit a layer, and for a layer named in
+            full that cannot have the kind.
+    """
+    typed = {n: m for n, m in network.named_modules() if type(m).__name__ in config.layer_types}
+    for pattern in config.layer_names:
+        if typed and not any(fnmatchcase(name, pattern) for name in typed):
+            raise NoMatchingLayerError(_no_match(pattern, config, list(typed)))
+    chosen: list[str] = []
+    frozen: list[str] = []
+    for name, module in typed.items():
+        if not name or any(name.startswith(outer + ".") for outer in chosen):
+            continue
+        if not _matches(name, config.layer_names) or _matches(name, config.exclude):
+            continue
+        parameters = list(module.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            frozen.append(name)
+            continue
+        chosen.append(name)
+    if frozen:
+        warnings.warn(f"Frozen layers do not grow: {', '.join(frozen)}.", stacklevel=2)
+    if not chosen:
+        raise NoMatchingLayerError(_nothing(network, config, typed, frozen))
+    return _of_kind(typed, chosen, config)
+
+
+def kind_of_config(config: DendriteConfig) -> Kind:
+    """The kind of dendrite that a configuration asks for."""
+    return Kind(config.kind, config.groups, config.rank)
+
+
+def _of_kind(modules: dict[str, nn.Module], chosen: list[str], config: DendriteConfig) -> list[str]:
+    """Those of the chosen layers that can have a dendrite of ``config.kind``."""
+    kind = kind_of_config(config)
+    if kind.name == "copy":
+        return chosen
+    reasons: dict[str, str] = {}
+    for name in chosen:
+        try:
+            resolve(modules[name], kind)
+        except (UnfitError, TypeError) as error:
+            reasons[name] = str(error)
+    if not reasons:
+        return chosen
+    demanded = list(reasons) if kind.groups or kind.rank else config.layer_names
+    refused = next((n for n in reasons if n in demanded), None)
+    if refused is not None:
+        msg = (
+            f"Layer {refused!r} cannot have {kind.name} dendrites: {reasons[refused]}. Put it into "
+            "exclude, or take another kind (or groups: 0, rank: 0 for each layer's own)."
+        )
+        raise UserError(msg)
+    left = [name for name in chosen if name not in reasons]
+    if not left:
+        first = next(iter(reasons))
+        msg = (
+            f"kind {kind.name} leaves none of the {len(chosen)} chosen layers to grow, for example "
+            f"{first!r}: {reasons[first]}. Take kind low_rank or copy."
+        )
+        raise NoMatchingLayerError(msg)
+    shown = "; ".join(f"{name} ({reason})" for name, reason in reasons.items())
+    warnings.warn(f"Layers without {kind.name} dendrites do not grow: {shown}.", stacklevel=3)
+    return left
+
+
+def _matches(name: str, patterns: list[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _nothing(
+    network: nn.Module, config: DendriteConfig, typed: dict[str, nn.Module], frozen: list[str]
+) -> str:
+    if frozen:
+        return f"Every matching layer is frozen ({', '.join(frozen[:5])}): unfreeze one to grow it."
+    if not typed:
+        kinds = sorted({type(m).__name__ for m in network.modules() if list(m.parameters(False))})
+        return (
+            f"layer_types={config.layer_types} matched no layer of {type(network).__name__}. "
+            f"Types with weights there: {', '.join(kinds)}."
+        )
+    return (
+        f"layer_names={config.layer_names} without exclude={config.exclude} leaves none of the "
+        f"{len(typed)} layers of types {config.layer_types}. Take a pattern out of exclude."
+    )
+
+
+def _no_match(pattern: str, config: DendriteConfig, names: list[str]) -> str:
+    close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
+    return (
+        f"layer_names={config.layer_names}: {pattern!r} matches none of the {len(names)} layers of "
+        f"types {config.layer_types}. Nearest: {', '.join(close)}."
+    )

@@ -1,0 +1,92 @@
+"""What a network grown by the tracker holds: wrapped layers, dendritic parameters, their number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import UserError
+
+
+def wrapped_modules(network: nn.Module) -> list[tuple[str, Any]]:
+    """Layers wrapped by perforatedai, by their name in the base network."""
+    return [(n, m) for n, m in network.named_modules() if type(m).__name__ == "PAINeuronModule"]
+
+
+def is_dendritic(name: str) -> bool:
+    """Whether a parameter came, or grows, with dendrites; its shape depends on their number."""
+    return ".dendrites_to_top" in name or ".dendrites_to_dendrites" in name
+
+
+def is_part_of_dendrite(name: str) -> bool:
+    """Whether a parameter or module lies in a dendrite, or is a weight of the dendritic sum."""
+    return ".dendrite_module" in name or ".dendrites_to_top" in name
+
+
+def unwrapped(state: Mapping[str, Tensor], layers: Iterable[str]) -> dict[str, Tensor]:
+    """The state dict of a network without dendrites, as if ``layers`` had never been wrapped."""
+    found: dict[str, Tensor] = {}
+    prefixes = [f"{layer}." for layer in layers]
+    for name, tensor in state.items():
+        prefix = next((p for p in prefixes if name.startswith(p)), None)
+        if prefix is None:
+            found[name] = tensor
+        elif name.startswith(f"{prefix}main_module."):
+            found[prefix + name.removeprefix(f"{prefix}main_module.")] = tensor
+    return found
+
+
+def base_tensors(network: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """Live parameters and buffers of a grown network by their names in the base network.
+
+    Raises:
+        KeyError: for a name that the network does not have.
+    """
+    live = network.state_dict(keep_vars=True)
+    return {name: live[grown_name(name, live)] for name in names}
+
+
+def grown_name(name: str, live: Mapping[str, Tensor]) -> str:
+    """``a.b.weight`` -> ``a.b.main_module.weight`` where ``a.b`` (or ``a``) is wrapped.
+
+    Raises:
+        KeyError: for a name that ``live``, tensors of a grown network, does not have.
+    """
+    parts = name.split(".")
+    for i in range(len(parts), 0, -1):
+        found = ".".join(parts if i == len(parts) else [*parts[:i], "main_module", *parts[i:]])
+        if found in live:
+            return found
+    raise KeyError(name)
+
+
+def is_scaffold(name: str) -> bool:
+    """Whether a parameter only serves the library: never trained, not in the exported network."""
+    return ".parent_module." in name or ".dendrites_to_candidates" in name
+
+
+def count_grown_parameters(network: nn.Module) -> int:
+    """Parameters used at inference: templates and superseded rows of ``dendrites_to_top`` left out.
+
+    ``perforatedai.count_params`` still includes the latter (34 against 30 on Linear(3, 2), D = 2).
+    """
+    stale = set()
+    for _, module in wrapped_modules(network):
+        stale |= {id(p) for p in list(module.dendrites_to_top)[:-1]}
+    named = network.named_parameters()
+    return sum(p.numel() for n, p in named if not is_scaffold(n) and id(p) not in stale)
+
+
+def refuse_other_network(network: nn.Module, state: dict[str, Tensor]) -> None:
+    """The library loads tensors of another shape in silence when all names fit."""
+    wrong = [
+        f"{name} is {tuple(state[name].shape)}, the network has {tuple(tensor.shape)}"
+        for name, tensor in network.named_parameters()
+        if name in state and not is_dendritic(name) and state[name].shape != tensor.shape
+    ]
+    if wrong:
+        shown = "; ".join(wrong[:3])
+        msg = f"The checkpoint is of another network ({len(wrong)} tensors: {shown})."
+        raise UserError(msg)

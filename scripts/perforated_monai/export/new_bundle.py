@@ -1,0 +1,242 @@
+"""A run and the bundle it came from -> a new bundle folder; the source is only read."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.bundle.scripts import _get_fake_spatial_shape
+from torch import nn
+
+from .._version import __version__
+from ..bundle import large_files
+from ..bundle.configs import find_config, has_id, read_config, replace_in_config
+from ..bundle.staged import new_folder
+from ..errors import UserError
+from ..files import sha256, write_bytes, write_json, write_text
+from ..growth.trained import Trained, load_trained
+from ..inference.formats import choose_formats
+from ..inference.patches import Patches, load_patches, noise_patches
+from ..networks import agreement as parity
+from ..networks.build import build_network
+from ..networks.weights import tensor_bytes
+from .into_bundle import (
+    definition_of,
+    eval_metrics,
+    make_spec,
+    mark_phantoms,
+    network_record,
+    source_of,
+    write_proof,
+)
+from .parity import Reference, prove, refuse_difference, trained_outputs
+
+_CONFIGS = ("train", "evaluate", "inference")
+_LARGEST_SIDE = 96  # voxels of a patch to compare on, where the network takes other sizes
+_OF_NETWORK = ("network.json", "parity.json")  # in models/, beside model.*
+_SKIPPED = (".git", "__pycache__", ".export-*", "*.pyc", ".DS_Store")
+
+
+def export_to_new_bundle(
+    run: str | Path,
+    bundle: str | Path,
+    out: str | Path,
+    formats: Sequence[str] | None = (),
+    volumes: str | Path | None = None,
+    engine: str = "",
+) -> dict[str, Any]:
+    """Copy a bundle and replace its network by the best one of a run.
+
+    In the copy: ``models/model.pt``, ``network.json`` and ``parity.json``; the network's definition
+    in ``configs/{train,evaluate,inference}`` as they exist, JSON or YAML; version, changelog and
+    ``eval_metrics`` of ``metadata.json``; ``large_files.yml`` without the former weights. Other
+    forms of the former network (``model.ts``, …) are left behind.
+
+    Args:
+        run: run folder of a training with the overlay of ``bundle``.
+        bundle: where it came from; only read.
+        out: the folder to make.
+        formats, engine: as for ``export_run``.
+        volumes: folder of volumes to compare on; smooth noise when not given.
+
+    Returns:
+        what ``network.json`` holds.
+
+    Raises:
+        UserError: as ``export_run``; and for an ``out`` that exists or overlaps the bundle or run.
+    """
+    source, target = Path(bundle), Path(out)
+    refuse_overlap(source, target, Path(run))
+    chosen = choose_formats(formats)
+    metadata = _metadata(source)
+    inference = _inference(source)
+    trained = load_trained(run)
+    spec, network = _spec(trained)
+    shape = patch_shape(metadata, spec)
+    patches = _patches(source, inference, shape, volumes)
+    exclusive = parity.exclusive_labels(inference)
+    expected = trained_outputs(trained, patches, metadata)
+    difference = parity.compare(expected, parity.outputs(network, patches.batches), exclusive)
+    refuse_difference(trained, difference)
+    record = network_record(spec, network, trained, difference, shape)
+    runs = {"trained network": trained.network, "model.pt": network}
+    reference = Reference("trained network", runs, expected, patches, exclusive)
+    with new_folder(target) as stage:
+        _copy(source, stage)
+        _write(stage, network, record, trained)
+        _write_metadata(stage, metadata, record, trained)
+        with trained.settings():
+            report = prove(source_of(stage, spec, network, shape), reference, spec, chosen, engine)
+        write_proof(stage, stage, report)
+    return record
+
+
+def patch_shape(metadata: dict[str, Any], spec: dict[str, Any]) -> tuple[int, ...]:
+    """``(C, *space)`` of a patch to compare on, from the first input of ``metadata.json``.
+
+    Raises:
+        UserError: where it says none.
+    """
+    try:
+        image = next(iter(metadata["network_data_format"]["inputs"].values()))
+        space = _get_fake_spatial_shape(image["spatial_shape"], p=5, n=4, any=64)
+        channels = int(image["num_channels"])
+    except (KeyError, StopIteration, TypeError, ValueError, AttributeError) as error:
+        msg = f"metadata.json must give network_data_format with inputs ({error}): correct it."
+        raise UserError(msg) from None
+    if "img_size" not in spec["base"] and max(space) > _LARGEST_SIDE:
+        space = tuple(min(side, _LARGEST_SIDE) for side in space)
+    return (channels, *space)
+
+
+def refuse_overlap(source: Path, target: Path, run: Path) -> None:
+    """Refuse to write into, or around, what is only read.
+
+    Raises:
+        UserError: naming both folders.
+    """
+    new = target.resolve()
+    for name, folder in (("the bundle", source.resolve()), ("the run", run.resolve())):
+        if new == folder or new.is_relative_to(folder) or folder.is_relative_to(new):
+            msg = f"{target} and {name} {folder.name} must be apart: name a folder outside of it."
+            raise UserError(msg)
+
+
+def _metadata(bundle: Path) -> dict[str, Any]:
+    file = bundle / "configs" / "metadata.json"
+    if not file.is_file():
+        msg = f"{bundle} is no bundle: it has no configs/metadata.json."
+        raise UserError(msg)
+    return read_config(file)
+
+
+def _inference(bundle: Path) -> dict[str, Any]:
+    file = find_config(bundle, "inference")
+    if file is None:
+        msg = f"{bundle} has no configs/inference.json or .yaml: nothing could use the network."
+        raise UserError(msg)
+    return read_config(file)
+
+
+def _spec(trained: Trained) -> tuple[dict[str, Any], nn.Module]:
+    """Spec and network; gradient checkpointing, which saves memory in training alone, is off."""
+    spec, network = make_spec(trained)
+    if not spec["base"].get("use_checkpoint"):
+        return spec, network
+    spec["base"] = {**spec["base"], "use_checkpoint": False}
+    plain = build_network(spec)
+    plain.load_state_dict(network.state_dict(), strict=True)
+    return spec, plain.eval()
+
+
+def _patches(
+    source: Path, inference: dict[str, Any], shape: tuple[int, ...], volumes: str | Path | None
+) -> Patches:
+    if volumes is None:
+        return noise_patches(shape)  # phantoms are MRI; the bundle's preprocessing may want CT
+    return load_patches(source, inference, shape, volumes)
+
+
+def _copy(source: Path, stage: Path) -> None:
+    """Every file but caches, runs inside the bundle, and other forms of its network."""
+
+    def ignored(folder: str, names: list[str]) -> set[str]:
+        found = shutil.ignore_patterns(*_SKIPPED)(folder, names)
+        found |= {n for n in names if (Path(folder) / n / "history.jsonl").is_file()}  # runs
+        if Path(folder) == source / "models":
+            found |= {n for n in names if n.startswith(("model.", "model_")) or n in _OF_NETWORK}
+        return found
+
+    try:
+        shutil.copytree(
+            source,
+            stage,
+            ignore=ignored,
+            copy_function=shutil.copyfile,
+            ignore_dangling_symlinks=True,
+            dirs_exist_ok=True,
+        )
+    except shutil.Error as error:
+        msg = f"{source} cannot be copied: {str(error.args[0])[:200]}."
+        raise UserError(msg) from None
+
+
+def _write(stage: Path, network: nn.Module, record: dict[str, Any], trained: Trained) -> None:
+    data = tensor_bytes(network.state_dict())
+    record["model_sha256"] = sha256(data)
+    (stage / "models").mkdir(exist_ok=True)
+    write_bytes(stage / "models" / "model.pt", data)
+    write_json(stage / "models" / "network.json", record)
+    spec = {key: record[key] for key in ("format", "base", "dendrites")}
+    for name in _CONFIGS:
+        file = find_config(stage, name)
+        if file is not None:
+            _replace_definition(file, spec, trained.definition)
+    _forget_large_files(stage)
+
+
+def _replace_definition(file: Path, spec: dict[str, Any], identifier: str) -> None:
+    """Put the new definition where the config has the old one, under its id and ``network_def``."""
+    config = read_config(file)
+    values: dict[str, Any] = {}
+    if has_id(config, identifier) or "network_def" in config:
+        values["network_def"] = definition_of(spec, config.get("network_def"))
+    if identifier != "network_def" and has_id(config, identifier):
+        values[identifier] = "@network_def"
+    if values:
+        replace_in_config(file, values)
+
+
+def _write_metadata(
+    stage: Path, metadata: dict[str, Any], record: dict[str, Any], trained: Trained
+) -> None:
+    """The next version, with a line in the changelog; scores of the former weights go."""
+    version = _next_version(str(metadata.get("version", "")))
+    change = f"network replaced by a run of perforated_monai {__version__}"
+    change += " with dendrites" if record["dendrites"] else " without dendrites"
+    if metadata.get("version"):
+        change += f", from version {metadata['version']}"
+    changelog = {version: change, **metadata.get("changelog", {})}
+    new = {**metadata, "version": version, "changelog": changelog}
+    new["eval_metrics"] = eval_metrics(new, trained.best)
+    mark_phantoms(new, record["trained"])
+    write_json(stage / "configs" / "metadata.json", new, indent=4)
+
+
+def _next_version(version: str) -> str:
+    head, dot, last = version.rpartition(".")
+    return f"{head}{dot}{int(last) + 1}" if last.isdigit() else f"{version or '0.0.0'}.1"
+
+
+def _forget_large_files(stage: Path) -> None:
+    """A list that still names the former weights would bring them back."""
+    file = large_files.list_of(stage)
+    if file is None:
+        return
+    entries = large_files.read_large_files(stage)
+    kept = [e for e in entries if not Path(e.path).name.startswith(("model.", "model_"))]
+    file.unlink()
+    if kept:
+        write_text(stage / "large_files.yml", large_files.large_files_text(kept))

@@ -1,0 +1,65 @@
+"""From a network grown by the tracker to a plain one with the same outputs; torch only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..dendrites.branches import Dendrite
+from ..dendrites.kinds import Kind
+from ..dendrites.wrapped import wrapped_modules
+from ..errors import UserError
+from ..networks.build import add_dendrites, replace_module
+
+
+def make_plain(network: nn.Module, activation: str) -> dict[str, int]:
+    """Replace every module wrapped by perforatedai, in place, by a plain or a dendritic one.
+
+    Args:
+        network: grown network.
+        activation: of its dendrites.
+
+    Returns:
+        dendrites of each layer that has some.
+
+    Raises:
+        UserError: for dendrites on a module that is no layer or block of ``add_dendrites``.
+    """
+    counts: dict[str, int] = {}
+    for name, module in wrapped_modules(network):
+        count = int(module.dendrite_modules_added)
+        main = module.main_module
+        if count == 0:
+            replace_module(network, name, main)
+            continue
+        try:
+            layer = add_dendrites(main, count, activation, kind_of(module))
+        except TypeError as error:
+            msg = f"Dendrites on {name!r} cannot be exported: {error} Take it out of layer_types."
+            raise UserError(msg) from None
+        layer.load_branches(
+            [main, *module.dendrite_module.layers],
+            module.dendrites_to_top[-1].detach(),
+            between_rows(module, count, layer.channels),
+        )
+        layer.train(module.training)
+        replace_module(network, name, layer)
+        counts[name] = count
+    network._buffers.pop("tracker_string", None)
+    return counts
+
+
+def kind_of(module: Any) -> Kind:
+    """The kind of a wrapped layer's dendrites."""
+    first = module.dendrite_module.layers[0]
+    return first.kind if isinstance(first, Dendrite) else Kind()
+
+
+def between_rows(module: Any, count: int, channels: int) -> Tensor:
+    """v_ij of ``dendrites_to_dendrites``, whose entry i is ``(i, C)`` and entry 0 is empty."""
+    entries = module.dendrite_module.dendrites_to_dendrites
+    rows = [entries[i].detach().reshape(i, channels) for i in range(1, count)]
+    reference = module.dendrites_to_top[-1]
+    return torch.cat(rows) if rows else reference.new_zeros(0, channels)

@@ -1,0 +1,539 @@
+"""The one door to perforatedai: settings, isolation, growth, state and errors.
+
+Each workaround names the behaviour of perforatedai 3.2.9 that it answers; the exact pin in
+pyproject.toml and ``tests/test_tracker.py`` say when one of them can go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.metadata
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..dendrites.branches import Dendrite, make_dendrite
+from ..dendrites.config import DendriteConfig
+from ..dendrites.targets import find_layers, kind_of_config
+from ..dendrites.wrapped import (
+    count_grown_parameters,
+    is_scaffold,
+    refuse_other_network,
+    unwrapped,
+    wrapped_modules,
+)
+from ..errors import UserError
+from ..networks.build import replace_module
+from .plain_tensors import run_on_plain_tensors
+from .sandbox import TrackerError, guard, inside, keep_matplotlib_backend
+
+RELEASE = "3.2.9"  # another one may behave otherwise, in silence
+_open_tracker: Tracker | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one validation score led to.
+
+    ``event`` is ``""`` (train on), ``"grow"`` (a set was added), ``"retry"`` (the last set was
+    rejected and another one drawn) or ``"complete"`` (no more growth; the best network is back).
+    """
+
+    event: str
+    sets: int
+    rejected: bool = False
+
+    @property
+    def restructured(self) -> bool:
+        return self.event in ("grow", "retry")
+
+
+class Tracker:
+    """A perforatedai tracker around one network, isolated from the rest of the process.
+
+    Order of use: ``open()`` wraps the layers; train at least one step; ``add_score`` once per
+    validation; after a restructure give the optimizer its new parameters; ``close()`` puts the
+    process back as it was. Between ``open`` and ``close`` the network runs with this tracker's
+    settings: the library reads them from a global at each forward pass.
+
+    Args:
+        network: any network; its matching layers are wrapped in place.
+        config: what to grow and when.
+        folder: a folder for the tracker's own files; it is created.
+        seed: seeds dendrite initialisation, apart from every other generator.
+        writes: whether this process writes files (rank 0 of a distributed run).
+        layers: which layers to wrap; by default all that ``config`` leaves.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        config: DendriteConfig,
+        folder: str | Path,
+        seed: int = 0,
+        writes: bool = True,
+        layers: list[str] | None = None,
+    ) -> None:
+        self.network = network
+        self.config = config
+        self.folder = Path(folder).resolve()
+        self.seed = seed
+        self.writes = writes
+        self.candidates = find_layers(network, config)
+        self.layers = list(self.candidates if layers is None else layers)
+        self.best = -math.inf
+        self.calls = 0
+        self._gpa: Any = None
+        self._before: tuple[Any, Any] | None = None
+        self._hooks: list[Any] = []
+        self._dtype_hooks: list[Any] = []
+
+    # -- life ------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Wrap the layers and make this tracker the process's own until ``close``."""
+        global _open_tracker
+        if _open_tracker is not None:
+            msg = "Only one dendritic run at a time in a process: close the other one first."
+            raise UserError(msg)
+        _refuse_stray_rank()
+        gpa, upa = _library()
+        self._gpa, self._upa = gpa, upa
+        if self.writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self._before = (gpa.pc, gpa.pai_tracker)
+        with guard(self.config.verbose):
+            gpa.pc = gpa.PAIConfig()
+        _open_tracker = self
+        try:
+            with guard(self.config.verbose), self._own_random_numbers(self.seed):
+                _apply_settings(gpa.pc, self.config, self.layers, self.network)
+                # A fresh folder: perforate_model reads settings of earlier runs from the current
+                # folder and writes its own there.
+                with tempfile.TemporaryDirectory() as empty, inside(empty):
+                    upa.perforate_model(
+                        self.network,
+                        save_name="tracker",
+                        maximizing_score=True,
+                        making_graphs=False,
+                    )
+                gpa.pc.set_save_name(str(self.folder))
+                _verify_thresholds(gpa.pc, self.config)
+                self._prepare_modules()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Give the process its own settings back; wrapped layers stay where they are."""
+        global _open_tracker
+        if _open_tracker is self and self._before is not None:
+            self._gpa.pc, self._gpa.pai_tracker = self._before
+            _open_tracker = None
+        while self._hooks:
+            self._hooks.pop().remove()
+
+    def unwrap(self) -> None:
+        """Make the network plain again, without its dendrites, and close; ``open`` may follow."""
+        for name, module in self.modules():
+            replace_module(self.network, name, module.main_module)
+        self.network._buffers.pop("tracker_string", None)
+        while self._dtype_hooks:
+            self._dtype_hooks.pop().remove()
+        self.close()
+
+    def narrow(
+        self, layers: list[str], state: dict[str, Any], network_state: Mapping[str, Tensor]
+    ) -> None:
+        """Wrap ``layers`` alone, of a network without dendrites, and go on from a state.
+
+        Args:
+            layers: the layers that are to grow, some of those that were wrapped in the state.
+            state: of ``state_dict()`` before any dendrite was added.
+            network_state: the network's state dict at the same moment.
+        """
+        self.unwrap()
+        left = [name for name in self.layers if name not in layers]
+        self.layers = list(layers)
+        self.open()
+        from safetensors.torch import load, save  # the library's own format
+
+        state = dict(state)
+        if state["best_model"].numel():
+            best = load(state["best_model"].numpy().tobytes())
+            data = bytearray(save(unwrapped(best, left)))
+            state["best_model"] = torch.frombuffer(data, dtype=torch.uint8)
+        self.load_state_dict(state, unwrapped(network_state, left))
+
+    def _prepare_modules(self) -> None:
+        tracker = self._gpa.pai_tracker
+        # The first score never counts as a best while num_epochs_run is 0 (measured: .9, .5, .5
+        # kept .5 as the best).
+        tracker.member_vars["num_epochs_run"] = 1
+        tracker.set_create_dendrite_global(_dendrite_maker(self.config))
+        wrapped = [name for name, _ in self.modules()]
+        if wrapped != self.layers:
+            missing = [n for n in self.layers if n not in wrapped]
+            msg = f"perforatedai did not wrap the layers {missing[:5]} of {len(self.layers)}."
+            raise TrackerError(msg)
+        for _, module in self.modules():
+            _set_dimensions_on_first_forward(module)
+            self._dtype_hooks.append(_keep_dtype(module))
+        self._hooks = run_on_plain_tensors(self.network)
+
+    # -- what the network holds ------------------------------------------------------------
+
+    def modules(self) -> list[tuple[str, Any]]:
+        """Wrapped layers by their name in the base network."""
+        return wrapped_modules(self.network)
+
+    @property
+    def sets(self) -> int:
+        """Dendrite sets in the network now (largest count of any layer)."""
+        return max((int(m.dendrite_modules_added) for _, m in self.modules()), default=0)
+
+    def trainable(self) -> list[tuple[str, nn.Parameter]]:
+        """Parameters the optimizer must hold: no templates, no frozen rows of old sets."""
+        return [
+            (name, p)
+            for name, p in self.network.named_parameters()
+            if p.requires_grad and not is_scaffold(name)
+        ]
+
+    def count_parameters(self) -> int:
+        """Parameters of the exported network: what is used at inference, counted once."""
+        return count_grown_parameters(self.network)
+
+    # -- growth ----------------------------------------------------------------------------
+
+    def accepts(self, score: float) -> bool:
+        """Whether a network with this score may become the run's best.
+
+        True before the first growth and once the newest set has passed the improvement threshold
+        over the best score before it.
+        """
+        state = self._gpa.pai_tracker.member_vars
+        if self.sets == 0 or state["current_n_set_global_best"]:
+            return True
+        best = state["global_best_validation_score"]
+        with guard(self.config.verbose):
+            relative = self._gpa.pc.get_improvement_threshold()
+        raw = self.config.improvement_threshold_raw
+        return bool(score * (1.0 - relative) > best and score - raw > best)
+
+    def add_score(
+        self, score: float, optimizer: torch.optim.Optimizer, force: bool = False
+    ) -> Outcome:
+        """Give one validation score (higher is better, Dice in [0, 1]) to the tracker.
+
+        The network is rolled back and grown in place when the score has stopped improving, or with
+        ``force``. Force only the first score of a run: a later one that is no new best would end
+        growth.
+
+        Raises:
+            UserError: for a score that is not finite.
+            TrackerError: where the library would have stopped in a debugger or left the process.
+        """
+        score = float(score)
+        if not math.isfinite(score):
+            msg = f"The validation score must be finite; got {score}. Look for NaN in the loss."
+            raise UserError(msg)
+        gpa, state = self._gpa, self._gpa.pai_tracker.member_vars
+        score = max(score, 1e-6)  # 0 means "none yet" to the library: it would never switch
+        before = self.sets
+        accepted = before == 0 or self.accepts(score)
+        if (
+            self.writes
+            and score > self.best
+            and (before == 0 or state["current_n_set_global_best"])
+        ):
+            # The library keeps a best only when it passes the improvement threshold; roll-back
+            # must return to the real best, and the next set must beat that one.
+            state["global_best_validation_score"] = score
+            state["current_n_set_global_best"] = True
+            self._save_best()
+        if accepted:
+            self.best = max(self.best, score)
+        state["optimizer_instance"] = optimizer
+        generator_seed = hash((self.seed, self.calls)) % 2**31
+        self.calls += 1
+        training = self.network.training
+        with guard(self.config.verbose), self._own_random_numbers(generator_seed):
+            _, restructured, complete = gpa.pai_tracker.add_validation_score(
+                score, self.network, force_switch=force
+            )
+        # The returned network mixes modes when it was in eval mode: set them all.
+        self.network.train(training)
+        gpa.pai_tracker.member_vars["optimizer_instance"] = None
+        if complete:
+            return Outcome("complete", self.sets, rejected=self.sets < before)
+        if not restructured:
+            return Outcome("", self.sets)
+        self._after_restructure()
+        grown = accepted or gpa.pai_tracker.member_vars["num_dendrite_tries"] == 0
+        return Outcome("grow" if grown else "retry", self.sets, rejected=not grown)
+
+    @contextlib.contextmanager
+    def _own_random_numbers(self, seed: int) -> Iterator[None]:
+        """Dendrite initialisation draws here; data order and augmentation must not notice."""
+        devices = {p.device.index for p in self.network.parameters() if p.device.type == "cuda"}
+        with torch.random.fork_rng(devices=sorted(i for i in devices if i is not None)):
+            torch.manual_seed(seed)
+            yield
+
+    def _save_best(self) -> None:
+        with guard(self.config.verbose):
+            self._upa.save_system(self.network, str(self.folder), "best_model")
+
+    def _after_restructure(self) -> None:
+        for _, module in self.modules():
+            for parameter in module.dendrite_module.layers.parameters():
+                parameter.requires_grad_(True)
+        _remove_all_but(self.folder, "best_model.pt")
+
+    # -- state -----------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the network's own tensors that a resumed run needs."""
+        members = dict(self._gpa.pai_tracker.member_vars)
+        for name in _NOT_STATE:
+            members.pop(name, None)
+        best = self.folder / "best_model.pt"
+        data = torch.empty(0, dtype=torch.uint8)  # before the first validation there is none
+        if best.exists():
+            data = torch.frombuffer(bytearray(best.read_bytes()), dtype=torch.uint8)
+        return {"members": members, "best_model": data, "best": self.best, "calls": self.calls}
+
+    def load_state_dict(self, state: dict[str, Any], network_state: dict[str, Tensor]) -> None:
+        """Continue from ``state_dict()`` of another process, after ``open()``.
+
+        Args:
+            state: of ``state_dict()``.
+            network_state: the grown network's state dict at the same moment.
+        """
+        if self.writes:
+            _remove_all_but(self.folder, "")
+            if state["best_model"].numel():
+                (self.folder / "best_model.pt").write_bytes(state["best_model"].numpy().tobytes())
+        self.load_network(network_state)
+        tracker = self._gpa.pai_tracker
+        with guard(self.config.verbose):
+            tracker.reset_module_vector(self.network, False)
+        tracker.member_vars.update(state["members"])
+        self.best, self.calls = state["best"], state["calls"]
+
+    def load_network(self, network_state: dict[str, Tensor]) -> None:
+        """Give the network the structure and weights of a grown state dict, strictly.
+
+        Raises:
+            UserError: for a state dict of another network, naming tensors.
+        """
+        refuse_other_network(self.network, network_state)
+        training = self.network.training
+        with guard(self.config.verbose), self._own_random_numbers(self.seed):
+            self._upa.load_net_from_dict(self.network, dict(network_state))
+        self.network.train(training)
+
+
+# What a grown state dict carries beside weights: pointers and clocks of the live process.
+_NOT_STATE = ("optimizer", "optimizer_instance", "scheduler", "scheduler_instance")
+
+
+@contextlib.contextmanager
+def forward_settings(config: DendriteConfig) -> Iterator[None]:
+    """Settings under which a grown network gives its outputs: the library reads them from a global.
+
+    Inside, any grown network in memory runs with ``config.activation``; the process's own settings
+    come back afterwards.
+    """
+    gpa, _ = _library()
+    before = gpa.pc
+    with guard(verbose=False):
+        gpa.pc = gpa.PAIConfig()
+    gpa.pc.set_pai_forward_function(activation_function(config.activation))
+    gpa.pc.set_perforated_backpropagation(False)
+    try:
+        yield
+    finally:
+        gpa.pc = before
+
+
+def _library() -> tuple[Any, Any]:
+    """Import perforatedai without letting it change plotting, or say what is needed."""
+    try:
+        found = importlib.metadata.version("perforatedai")
+        if found != RELEASE:
+            raise ImportError(f"here is {found}")
+        with guard(verbose=False), keep_matplotlib_backend():
+            from perforatedai import globals_perforatedai as gpa
+            from perforatedai import utils_perforatedai as upa
+    except ImportError as error:
+        msg = (
+            f"Growing dendrites needs perforatedai {RELEASE} ({error}): pip install "
+            "'perforated-monai[train]'. It has wheels for CPython 3.10-3.12 on Linux x86-64, macOS "
+            f"and Windows; this is Python {sys.version_info[0]}.{sys.version_info[1]} on "
+            f"{sys.platform}. Plain training and exported bundles do not need it."
+        )
+        raise UserError(msg) from None
+    return gpa, upa
+
+
+def _apply_settings(pc: Any, config: DendriteConfig, layers: list[str], network: nn.Module) -> None:
+    """Set every setting that matters and read it back: unknown setters are ignored in silence."""
+    device = next(network.parameters()).device
+    settings = {
+        "device": device,
+        "use_cuda": device.type == "cuda",
+        "d_type": next(network.parameters()).dtype,
+        "perforated_backpropagation": False,
+        "configuration_confirmed": True,
+        "unwrapped_modules_confirmed": True,
+        "checked_skipped_modules": False,
+        "testing_dendrite_capacity": False,
+        "switch_mode": pc.DOING_HISTORY if config.switch == "history" else pc.DOING_FIXED_SWITCH,
+        "n_epochs_to_switch": config.patience,
+        "fixed_switch_num": config.patience,
+        "first_fixed_switch_num": -1,
+        "initial_history_after_switches": 0,
+        "history_lookback": 1,
+        "max_dendrites": config.max_dendrites,
+        "max_dendrite_tries": config.tries,
+        "improvement_threshold_raw": config.improvement_threshold_raw,
+        "candidate_weight_initialization_multiplier": config.scale,
+        "candidate_weight_init_by_main": False,
+        "pai_forward_function": activation_function(config.activation),
+        "find_best_lr": False,  # tuning that a plain run would not get
+        "dont_give_up_unless_learning_rate_lowered": False,
+        "retain_all_dendrites": False,
+        "reset_best_score_on_switch": False,
+        "global_candidates": 1,
+        "output_dimensions": [-1, 0, -1, -1, -1],
+        "module_names_to_perforate": [],
+        "modules_to_perforate": [],
+        "module_ids_to_perforate": [f".{name}" for name in layers],
+        "module_ids_to_track": [],
+        "module_names_to_track": [],
+        "using_safe_tensors": True,
+        "strict_loading": True,
+        "test_saves": False,  # latest, beforeSwitch_*: our checkpoints hold more
+        "pai_saves": False,
+        "dashboard_events_enabled": False,
+        "silent": not config.verbose,
+        "verbose": False,
+    }
+    for name, value in settings.items():
+        getattr(pc, f"set_{name}")(value)
+        found = getattr(pc, f"_{name}", None)
+        if found is not value and found != value:
+            msg = f"perforatedai did not take {name}={value!r}; it holds {found!r}."
+            raise TrackerError(msg)
+    pc.set_improvement_threshold(list(config.improvement_threshold))
+
+
+def _verify_thresholds(pc: Any, config: DendriteConfig) -> None:
+    # Readable only once a tracker exists: the getter indexes the list by the dendrites added.
+    if pc.get_improvement_threshold() != config.improvement_threshold[0]:
+        msg = f"perforatedai did not take improvement_threshold={config.improvement_threshold}."
+        raise TrackerError(msg)
+
+
+def activation_function(name: str) -> Any:
+    """The torch function behind an activation's name."""
+    return {
+        "sigmoid": torch.sigmoid,
+        "tanh": torch.tanh,
+        "relu": torch.relu,
+        "identity": _identity,
+    }[name]
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+def _dendrite_maker(config: DendriteConfig) -> Any:
+    """The library's hook for making a dendrite from its layer.
+
+    It is called twice a dendrite: with the template, then with the product, whose weights the
+    library has overwritten by N(0, scale²). What the second call returns is used.
+    """
+    kind = kind_of_config(config)
+
+    def make(template: nn.Module) -> nn.Module:
+        if kind.name == "copy" or isinstance(template, Dendrite):
+            dendrite = copy.deepcopy(template)
+        else:
+            dendrite = make_dendrite(template, kind)
+        for parameter in dendrite.parameters():
+            parameter.requires_grad_(True)
+        if config.initialisation == "layer":
+            with torch.no_grad():
+                for module in dendrite.modules():
+                    reset: Any = getattr(module, "reset_parameters", None)
+                    if reset is not None:
+                        reset()
+                for parameter in dendrite.parameters():
+                    parameter.mul_(config.scale)
+        return dendrite
+
+    return make
+
+
+def _set_dimensions_on_first_forward(module: Any) -> None:
+    """Tell the library which axis holds the channels, from the layer's first real output.
+
+    A wrong value makes it print and leave with exit code 0 inside the first backward pass.
+    """
+    linear = isinstance(module.main_module, nn.Linear)
+
+    def hook(wrapped: Any, _: Any, out: Tensor) -> None:
+        dimensions = [-1] * out.dim()
+        dimensions[-1 if linear else 1] = 0
+        if wrapped.this_output_dimensions.tolist() != dimensions:
+            wrapped.set_this_output_dimensions(dimensions)
+        handle.remove()
+
+    handle = module.register_forward_hook(hook)
+
+
+def _keep_dtype(module: Any) -> Any:
+    """Give a wrapped layer the output dtype of its main layer.
+
+    Under bf16 autocast the library's float32 weights make the sum float32, and every activation
+    behind it twice as large. Returned is the hook on the main layer.
+    """
+
+    def remember(main: nn.Module, _: Any, out: Tensor) -> None:
+        module.__dict__["_main_dtype"] = out.dtype
+
+    def restore(wrapped: nn.Module, _: Any, out: Tensor) -> Tensor:
+        return out.to(wrapped.__dict__.get("_main_dtype", out.dtype))
+
+    module.register_forward_hook(restore)
+    return module.main_module.register_forward_hook(remember)
+
+
+def _refuse_stray_rank() -> None:
+    rank = os.environ.get("RANK", "0")
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if rank != "0" and not distributed:
+        msg = (
+            f"RANK={rank} is set but no process group runs: the tracker would save nothing. "
+            "Unset RANK, or start with torchrun and the multi_gpu_train overlay."
+        )
+        raise UserError(msg)
+
+
+def _remove_all_but(folder: Path, keep: str) -> None:
+    for file in folder.glob("*"):
+        if file.is_file() and file.name != keep:
+            file.unlink()

@@ -1,0 +1,185 @@
+"""A run folder -> the network as it was trained, and everything that says where it came from."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from torch import nn
+
+from ..dendrites.config import DendriteConfig
+from ..errors import UserError
+from ..networks.build import base_spec, build_network
+from ..training.checkpoints import load_hashed
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The best network of a run.
+
+    ``network`` is in eval mode, with the tracker's own layers where it grew; call it inside
+    ``settings()``. ``best`` is the content of ``checkpoints/best.pt``, ``definition`` the id under
+    which the bundle defines its network; ``from_overlay``: of someone else's bundle.
+    """
+
+    run: Path
+    network: nn.Module
+    base: dict[str, Any]
+    best: dict[str, Any]
+    definition: str = "network_def"
+    from_overlay: bool = False
+
+    @property
+    def grown(self) -> bool:
+        return self.best["growth"] is not None
+
+    @property
+    def activation(self) -> str:
+        """Of its dendrites."""
+        return self.best["growth"]["config"]["activation"] if self.grown else "identity"
+
+    @contextlib.contextmanager
+    def settings(self) -> Iterator[None]:
+        """A grown network reads its activation from the library's own settings."""
+        if not self.grown:
+            yield
+            return
+        from .tracker import forward_settings
+
+        with forward_settings(DendriteConfig.from_dict(self.best["growth"]["config"])):
+            yield
+
+    def record(self) -> dict[str, Any]:
+        """What ``network.json`` says about the training."""
+        provenance = json.loads((self.run / "config.json").read_text())
+        lines = (self.run / "history.jsonl").read_text().splitlines()
+        events = [json.loads(line) for line in lines]
+        growth = self.best["growth"]
+        return {
+            "best_epoch": self.best["epoch"],
+            "epochs": sum(e["event"] == "epoch" for e in events),
+            "validation_dice": self.best["dice"],
+            "validation_dice_per_class": self.best["dice_per_class"],
+            "structure_history": [e for e in events if e["event"] in ("grow", "accept", "reject")],
+            "dendrites": growth["config"] if growth else None,
+            "versions": provenance["versions"],
+            "manifest_sha256": provenance["manifest_sha256"],
+            "generator": provenance.get("generator"),
+            "fold": provenance["config"].get("fold"),
+            "seed": provenance["config"].get("seed"),
+        }
+
+
+def load_trained(run: str | Path) -> Trained:
+    """Rebuild the best network of a run folder made by ``RunHandler``.
+
+    Raises:
+        UserError: for a folder of something else, a run without a validation, a damaged or foreign
+            checkpoint.
+    """
+    run = Path(run)
+    if not (run / "config.json").is_file():
+        msg = f"{run} is no run folder: it has no config.json. Give the output_dir of a training."
+        raise UserError(msg)
+    if not (run / "checkpoints" / "best.pt").is_file():
+        msg = f"{run} never reached a validation: it has no checkpoints/best.pt. Train on."
+        raise UserError(msg)
+    try:
+        config = json.loads((run / "config.json").read_text())["config"]
+    except (ValueError, KeyError) as error:
+        msg = f"{run / 'config.json'} is damaged ({type(error).__name__}). Train anew."
+        raise UserError(msg) from None
+    best = load_hashed(run / "checkpoints" / "best.pt")
+    definition = str(config.get("perforated_overlay", {}).get("network_def", "network_def"))
+    base = base_spec(_definition(config, definition))
+    network = build_network({"format": 1, "base": base, "dendrites": {}})
+    if best["growth"] is None:
+        _load_plain(network, best["network"], run)
+    else:
+        _load_grown(network, best, run)
+    return Trained(run, network.eval(), base, best, definition, "perforated_overlay" in config)
+
+
+def refuse_another_definition(config: dict[str, Any], network: nn.Module) -> None:
+    """Refuse, before a training, a network that could not be rebuilt from its configuration.
+
+    Args:
+        config: the merged configuration.
+        network: what it made, before any layer is wrapped.
+
+    Raises:
+        UserError: for a definition with objects in it, or one that gives other tensors.
+    """
+    definition = str(config.get("perforated_overlay", {}).get("network_def", "network_def"))
+    base = base_spec(_definition(config, definition))
+    with torch.random.fork_rng(devices=[]):
+        rebuilt = build_network({"format": 1, "base": base, "dendrites": {}})
+    want = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    found = {name: tensor.shape for name, tensor in rebuilt.state_dict().items()}
+    other = sorted(n for n in want.keys() | found.keys() if want.get(n) != found.get(n))
+    if other:
+        msg = (
+            f"{definition} does not make the network that trains ({len(other)} tensors differ: "
+            f"{', '.join(other[:3])}): export could not rebuild it. Name its definition in "
+            "perforated_overlay::network_def."
+        )
+        raise UserError(msg)
+
+
+def _definition(config: dict[str, Any], key: str) -> dict[str, Any]:
+    key = "base_network_def" if "base_network_def" in config else key
+    # instantiate=False gives MONAI's own item, with references inside it resolved.
+    item = ConfigParser(config).get_parsed_content(key, instantiate=False)
+    definition = item.get_config() if hasattr(item, "get_config") else item
+    if not isinstance(definition, dict) or "_target_" not in definition:
+        msg = f"config.json of the run holds no {key} with a _target_: cannot name the network."
+        raise UserError(msg)
+    plain = {k: v for k, v in definition.items() if k not in ("_desc_", "_mode_", "_requires_")}
+    try:
+        json.dumps(plain)
+    except TypeError as error:
+        msg = f"{key} must be made from plain values to be written into a bundle: {error}."
+        raise UserError(msg) from None
+    return plain
+
+
+def _load_plain(network: nn.Module, state: dict[str, Any], run: Path) -> None:
+    try:
+        network.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise UserError(_misfit(run, error)) from None
+
+
+def _load_grown(network: nn.Module, best: dict[str, Any], run: Path) -> None:
+    from .tracker import Tracker
+
+    growth = best["growth"]
+    with tempfile.TemporaryDirectory() as folder:
+        config = DendriteConfig.from_dict(growth["config"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the training said which layers do not grow
+            tracker = Tracker(network, config, folder, layers=growth["layers"])
+        chosen = [n for n in tracker.candidates if n in tracker.layers]
+        if (tracker.candidates if config.layers == "all" else chosen) != tracker.layers:
+            msg = f"{run}: the run grew other layers than its config.json names: cannot rebuild it."
+            raise UserError(msg)
+        tracker.open()
+        try:
+            tracker.load_network(best["network"])
+        except (RuntimeError, KeyError, UserError) as error:
+            raise UserError(_misfit(run, error)) from None
+        finally:
+            tracker.close()
+
+
+def _misfit(run: Path, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:200]
+    return f"checkpoints/best.pt of {run} is not of the network its config.json names: {reason}"

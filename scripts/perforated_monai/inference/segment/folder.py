@@ -1,0 +1,166 @@
+"""A folder of scans -> a folder of masks: one case at a time fails, none is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from ...errors import UserError
+from .case import LARGE, CaseRun, check_headers, read_scan
+from .cases import Case, find_cases
+from .cores import Turns
+from .mask import remove_leftovers
+from .options import Options
+from .report import Report
+from .segmenter import Segmenter
+from .states import Prepared
+from .table import DONE, FAILED, CaseLog, Row
+
+_FEWEST, _MOST = 2, 4  # workers, when not given
+_SPARE = 2  # further ones, that read or wait for the disk; beside eager torch they only cost time
+_FIRST = 4  # scans that an engine is checked on
+
+
+@dataclass
+class Summary:
+    """How a run ended."""
+
+    rows: list[Row]
+    kept: int = 0
+
+    @property
+    def failed(self) -> list[Row]:
+        """Rows of the cases that failed."""
+        return [row for row in self.rows if row["status"] == FAILED]
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 3 some failed, 1 none done."""
+        if not self.failed:
+            return 0
+        return 1 if len(self.failed) == len(self.rows) else 3
+
+
+def segment_folder(
+    source: str | Path,
+    output: str | Path,
+    segmenter: Segmenter,
+    options: Options | None = None,
+) -> Summary:
+    """Segment every case of ``source`` into ``output``.
+
+    Writes ``<relative path>_<postfix>.nii.gz`` a case, ``cases.csv`` and ``cases.jsonl``. Several
+    cases are in work at a time, so that reading, the network and writing overlap.
+
+    Args:
+        source: see ``find_cases``.
+        output: folder; made when missing, locked while the run lasts.
+        segmenter: bundle, engine and device.
+        options: see ``Options``.
+
+    Raises:
+        UserError: nothing to segment, an engine that does not take the network, an output folder
+            that is in use or cannot be written, or a table that cannot be written. A case that
+            fails raises nothing: it has a row.
+    """
+    options = options or Options()
+    output = Path(output)
+    cases, left_out = find_cases(source, output, options.anonymous)
+    with _locked(output):
+        remove_leftovers(output)
+        with Report(len(cases), options.progress, options.anonymous) as report:
+            report.left_out(left_out)
+            if segmenter.predict is None and (first := _first(cases, segmenter, options)):
+                segmenter.load(first)
+                report.say(segmenter.reason)
+                del first
+            run = _Run(cases, output, segmenter, options, report)
+            run.all()
+        rows = run.log.close([case.name for case in cases])
+        report.closing(rows, run.kept, output)
+    return Summary(rows, run.kept)
+
+
+class _Run:
+    """All cases of a run, its table and its report."""
+
+    def __init__(
+        self,
+        cases: list[Case],
+        output: Path,
+        segmenter: Segmenter,
+        options: Options,
+        report: Report,
+    ) -> None:
+        self.cases, self.report = cases, report
+        spare = 0 if segmenter.settings["engine"] == "torch" else _SPARE
+        cores = min(max(torch.get_num_threads(), _FEWEST), _MOST)
+        self.workers = options.workers or cores + spare
+        self.turns = Turns(segmenter.at_a_time(self.workers))
+        self.log = CaseLog(output, segmenter.bundle.labels.values())
+        earlier = self.log.read() if options.resume else {}
+        done = {k: row for k, row in earlier.items() if row.get("status") == DONE}
+        self.log.open(done.values())
+        self.work = CaseRun(segmenter, output, options, done, self.turns)
+        self.kept = 0
+        self._ending = threading.Lock()
+
+    def all(self) -> None:
+        """Do every case."""
+        pool = ThreadPoolExecutor(self.workers, initializer=self.turns.begin_thread)
+        try:
+            for ended in [pool.submit(self._one, case) for case in self.cases]:
+                ended.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            self.turns.end()
+
+    def _one(self, case: Case) -> None:
+        self.report.current(case.name)
+        row, kept = self.work(case)
+        with self._ending:
+            self.kept += kept
+            if not kept:
+                self.log.append(row)
+            self.report.done(row, kept)
+
+
+def _first(cases: list[Case], segmenter: Segmenter, options: Options) -> list[Prepared]:
+    """The first cases that can be read; why others cannot is said when their turn comes."""
+    found: list[Prepared] = []
+    for case in cases:
+        with contextlib.suppress(Exception):
+            headers = check_headers(case, segmenter)
+            found.append(segmenter.prepare(read_scan(case, segmenter, options, headers)[0]))
+        if len(found) == _FIRST or sum(math.prod(p.shape) for p in found) > LARGE:
+            break
+    return found
+
+
+@contextlib.contextmanager
+def _locked(output: Path) -> Iterator[None]:
+    """Hold the output folder; also the proof, before the first case, that it can be written."""
+    lock = FileLock(output / ".segment.lock", timeout=0)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        msg = f"{output} is in use by another run. Wait for it, or choose another folder."
+        raise UserError(msg) from None
+    except OSError as error:
+        msg = (
+            f"{output} cannot be written ({error.strerror}). Correct its rights or choose another."
+        )
+        raise UserError(msg) from error
+    try:
+        yield
+    finally:
+        lock.release()

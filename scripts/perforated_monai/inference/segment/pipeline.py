@@ -1,0 +1,260 @@
+"""A bundle as ``segment`` uses it: ``inference.json`` without its file reading and writing."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from monai.inferers import Inferer, SlidingWindowInferer
+from monai.transforms import Activationsd, AsDiscreted, Compose, Invertd
+from monai.utils import ensure_tuple_rep
+from torch import nn
+
+from ...bundle.configs import find_config, read_config
+from ...errors import UserError
+from ...files import sha256
+from ...networks.agreement import exclusive_labels
+from ...networks.build import load_weights
+from .window import Windows
+
+IMAGE, PRED = "image", "pred"
+
+
+@dataclass
+class Pipeline:
+    """The bundle's own transforms around the network.
+
+    ``discretise`` are the leading transforms of its postprocessing that work voxel by voxel and
+    end in labels, ``after`` those that follow. Without such labels ``discretise`` is None: the
+    postprocessing needs the logits of the whole volume.
+    """
+
+    before: Compose
+    discretise: Compose | None
+    after: Compose
+    sigmoid: bool
+
+    @property
+    def inverter(self) -> Invertd | None:
+        """The transform that brings a prediction back to the input's grid."""
+        return next((t for t in self.after.transforms if isinstance(t, Invertd)), None)
+
+
+@dataclass
+class Bundle:
+    """What a bundle says about segmentation; made by ``load_bundle``."""
+
+    folder: Path
+    version: str
+    channels: int
+    outputs: int
+    labels: dict[int, str]
+    channel_names: dict[int, str]
+    inferer: Inferer
+    amp: bool
+    postfix: str
+    weights_sha256: str
+    config_sha256: str
+    ranges: dict[str, Any] | None = None
+    mirror_axes: tuple[int, ...] = ()
+    skip_empty_border: bool = False
+    phantom_weights: bool = False
+    _config: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def pipeline(self) -> Pipeline:
+        """A new set of transforms; they hold state while they invert: one set a thread."""
+        parser = ConfigParser(copy.deepcopy(self._config))
+        before = _composed(parser.get_parsed_content("preprocessing"))
+        steps = list(_composed(parser.get_parsed_content("postprocessing")).flatten().transforms)
+        count = 0
+        while count < len(steps) and isinstance(steps[count], (Activationsd, AsDiscreted)):
+            count += 1
+        leading = steps[:count]
+        sigmoid = any(isinstance(t, Activationsd) and any(t.sigmoid) for t in leading)
+        labels = [t for t in leading if isinstance(t, AsDiscreted)]
+        if not any(any(t.argmax) or any(_given(v) for v in t.threshold) for t in labels):
+            return Pipeline(before, None, Compose(steps), sigmoid)
+        return Pipeline(before, Compose(leading), Compose(steps[count:]), sigmoid)
+
+    def network(self) -> nn.Module:
+        """The network with its weights, on the CPU, in evaluation mode."""
+        parser = ConfigParser(copy.deepcopy(self._config))
+        network = parser.get_parsed_content("network_def")
+        return load_weights(network, self.weights, self.weights_sha256).eval()
+
+    def first_width(self) -> int:
+        """Output channels of the network's first convolution; 32 where it has none."""
+        network = ConfigParser(copy.deepcopy(self._config)).get_parsed_content("network_def")
+        convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+        widths = (m.out_channels for m in network.modules() if isinstance(m, convolutions))
+        return int(next(widths, 32))
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether each voxel has one label; otherwise each channel is a region of its own."""
+        return exclusive_labels(self._config)
+
+    @property
+    def weights(self) -> Path:
+        """The weights that ``monai.bundle run`` loads."""
+        return self.folder / "models" / "model.pt"
+
+    def windows(self) -> Windows | None:
+        """Sliding windows of the bundle's inferer; None for another kind of inferer."""
+        found = self.inferer
+        if type(found) is not SlidingWindowInferer or found.with_coord:
+            return None
+        return Windows(
+            roi_size=ensure_tuple_rep(found.roi_size, 3),
+            sw_batch_size=found.sw_batch_size,
+            overlap=found.overlap,
+            mode=str(getattr(found.mode, "value", found.mode)),
+            sigma_scale=found.sigma_scale,
+            padding_mode=str(getattr(found.padding_mode, "value", found.padding_mode)),
+            cval=found.cval,
+        )
+
+
+def load_bundle(folder: str | Path, overlap: float | None = None) -> Bundle:
+    """Read ``configs/inference.json`` and ``configs/metadata.json`` of a bundle.
+
+    Args:
+        folder: the bundle. Its configuration is code and runs, as under ``monai.bundle run``.
+        overlap: of the sliding windows, 0 <= overlap < 1; the bundle's own when not given.
+
+    Raises:
+        UserError: for a missing or unusable file, key or weight.
+    """
+    folder = Path(folder)
+    file = find_config(folder, "inference")
+    config = _read(folder, file.name if file is not None else "inference.json")
+    metadata = _read(folder, "metadata.json")
+    weights = folder / "models" / "model.pt"
+    if not weights.is_file():
+        msg = f"{folder} has no models/model.pt: train and export a network, or fetch the weights."
+        raise UserError(msg)
+    settings = {k: config[k] for k in config if k not in ("handlers", "evaluator", "run")}
+    postfix = _without_files(config, folder)
+    _prepare(config, folder, overlap)
+    image, pred = _formats(metadata, folder)
+    parser = ConfigParser(copy.deepcopy(config))
+    segment = metadata.get("segment", {})
+    merged = metadata["network_data_format"].get("post_processed_outputs", {}).get(PRED)
+    return Bundle(
+        folder=folder,
+        version=str(metadata.get("version", "")),
+        channels=int(image["num_channels"]),
+        outputs=int(pred["num_channels"]),
+        labels=_labels(merged or pred, 1),
+        channel_names=_labels(pred, 0),
+        inferer=parser.get_parsed_content("inferer"),
+        amp=bool(config.get("evaluator", {}).get("amp", False)),
+        postfix=postfix,
+        weights_sha256=sha256(weights.read_bytes()),
+        config_sha256=sha256(json.dumps(settings, sort_keys=True).encode()),
+        ranges=segment.get("training_ranges"),
+        mirror_axes=tuple(segment.get("mirror_axes", ())),
+        skip_empty_border=bool(segment.get("skip_empty_border", False)),
+        phantom_weights=bool(segment.get("phantom_weights", False)),
+        _config=config,
+    )
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / "configs" / name
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text) if path.suffix == ".json" else read_config(path)
+    except OSError as error:
+        msg = f"{folder} is no bundle: configs/{name} cannot be read ({error.strerror}). Name one."
+        raise UserError(msg) from None
+    except ValueError as error:
+        msg = f"{path} is not JSON: {error}. Restore it."
+        raise UserError(msg) from None
+    for key in ("preprocessing", "postprocessing", "inferer", "network_def"):
+        if name != "metadata.json" and not found.get(key):
+            msg = f"{path} must have {key}. Take the file from the bundle's source, or export it."
+            raise UserError(msg)
+    return found
+
+
+def _without_files(config: dict[str, Any], folder: Path) -> str:
+    """Take LoadImaged and SaveImaged out of the configuration; the postfix of mask names."""
+    first = _steps(config, "preprocessing", folder)
+    if not first or _class(first[0]) != "LoadImaged":
+        msg = f"{folder}: preprocessing of inference.json must begin with LoadImaged."
+        raise UserError(msg)
+    # Volumes come with their channels in front: the image alone would get another axis.
+    first[:] = [t for t in first[1:] if _class(t) != "EnsureChannelFirstd"]
+    steps = _steps(config, "postprocessing", folder)
+    saving = [t for t in steps if _class(t) == "SaveImaged"]
+    steps[:] = [t for t in steps if t not in saving]
+    postfix = saving[0].get("output_postfix", "trans") if saving else "seg"
+    return str(ConfigParser({**config, "_postfix": postfix}).get_parsed_content("_postfix"))
+
+
+def _class(transform: dict[str, Any]) -> str:
+    return str(transform.get("_target_", "")).rpartition(".")[2]
+
+
+def _steps(config: dict[str, Any], key: str, folder: Path) -> list[dict[str, Any]]:
+    part = config[key]
+    steps = part.get("transforms") if isinstance(part, dict) else part
+    if not isinstance(steps, list) or not all(isinstance(t, dict) for t in steps):
+        msg = f"{folder}: {key} of inference.json must be a list of transforms or a Compose of one."
+        raise UserError(msg)
+    return steps
+
+
+def _prepare(config: dict[str, Any], folder: Path, overlap: float | None) -> None:
+    config["bundle_root"] = str(folder)
+    config["device"] = "$torch.device('cpu')"
+    if str(folder) not in sys.path:  # bundles may bring code of their own; monai.bundle does it too
+        sys.path.append(str(folder))
+    if overlap is not None:
+        if not 0 <= overlap < 1:
+            msg = f"overlap must be at least 0 and below 1; got {overlap}."
+            raise UserError(msg)
+        config["inferer"]["overlap"] = overlap
+
+
+def _formats(metadata: dict[str, Any], folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    try:
+        formats = metadata["network_data_format"]
+        image = next(iter(formats["inputs"].values()))
+        pred = next(iter(formats["outputs"].values()))
+        int(image["num_channels"]), int(pred["num_channels"])
+    except (KeyError, StopIteration, TypeError, ValueError) as error:
+        msg = f"{folder}: metadata.json must give network_data_format with num_channels ({error})."
+        raise UserError(msg) from None
+    return image, pred
+
+
+def _labels(pred: dict[str, Any], first: int) -> dict[int, str]:
+    """Label value (from 1) or channel (from 0) -> name of the structure.
+
+    Regions that postprocessing merges into one label map have their values, which are not the
+    network's channels, under ``post_processed_outputs``.
+    """
+    named = {int(k): str(v) for k, v in pred.get("channel_def", {}).items()}
+    last = max(int(pred["num_channels"]) - 1, *named, 0)
+    return {k: named.get(k, f"label {k}") for k in range(first, last + 1)}
+
+
+def _composed(transform: Any) -> Compose:
+    return transform if isinstance(transform, Compose) else Compose(transform)
+
+
+def _given(value: Any) -> bool:
+    return value is not None and value is not False
+
+
+def default_device() -> torch.device:
+    """The first GPU, or the CPU."""
+    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,184 @@
+"""What runs the network: torch on the device, or another of ``perforated_monai.engines``."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import UserError
+from ...networks.agreement import compare, outputs
+from ..engines import ENGINES, LEAST_AGREEMENT, fastest, load_engines, missing_for, require_engine
+from ..formats import FIXED_SIZE, Source
+from .engine_memory import read_choice, write_choice
+from .infer import Predictor
+from .pipeline import Bundle, default_device
+
+AUTO = "auto"
+# What a named engine must reach on the first scans; below, a model in the bundle is another one's.
+_LEAST_OF_NAMED = 0.99
+_EXAMPLE = 64  # voxels of an axis where windows are as large as the volume
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An engine that is ready; ``reason`` says how it compares with float32 torch."""
+
+    predict: Predictor
+    name: str
+    device: torch.device
+    reason: str = ""
+
+
+def engine_device(name: str, device: str | torch.device | None) -> torch.device:
+    """Where windows lie: engines but torch take them, and give logits, on the CPU.
+
+    Raises:
+        UserError: for an unknown engine or device, a missing package, or a GPU that is missing or
+            that the engine cannot use.
+    """
+    if name not in (AUTO, *ENGINES):
+        msg = f"engine must be {AUTO} or one of {', '.join(ENGINES)}; got {name!r}."
+        raise UserError(msg)
+    found = _device(device)
+    if name not in (AUTO, "torch", "tensorrt") and device is not None and found.type != "cpu":
+        msg = f"engine {name} runs on the CPU; got --device {device}. Leave --device out."
+        raise UserError(msg)
+    if name != AUTO:
+        require_engine(name)
+    return found if name in (AUTO, "torch") else torch.device("cpu")
+
+
+def on_device(bundle: Bundle, device: torch.device) -> Predictor:
+    """Engine torch; in mixed precision on a GPU where the bundle's evaluator asks for it."""
+    network = bundle.network().to(device)
+
+    def run(windows: Tensor) -> Tensor:
+        with (
+            torch.no_grad(),
+            torch.autocast(device.type, enabled=bundle.amp and device.type == "cuda"),
+        ):
+            return network(windows)
+
+    return run
+
+
+def load_engine(
+    bundle: Bundle, name: str, device: torch.device, batches: Sequence[Tensor], words: str
+) -> Loaded:
+    """Load a named engine, or the fastest, and compare it with float32 torch.
+
+    Args:
+        bundle: loaded bundle.
+        name: a key of ``ENGINES``, or ``auto``: the fastest with 99.9 % equal labels. Its choice
+            is kept for this bundle and machine, and checked on the next scans.
+        device: of ``engine_device``.
+        batches: windows ``(B, C, *roi)`` of the first scans.
+        words: that say what they are.
+
+    Raises:
+        UserError: for an engine that does not take the network or agrees on less than 99 %.
+    """
+    if name == "torch":
+        return Loaded(on_device(bundle, device), name, device)
+    if name != AUTO:
+        return _named(bundle, name, list(batches), words, _LEAST_OF_NAMED)
+    if kept := read_choice(bundle, device):
+        with contextlib.suppress(UserError):
+            if kept == "torch":
+                return Loaded(on_device(bundle, device), kept, device, "torch: chosen before.")
+            return _named(bundle, kept, list(batches), words, LEAST_AGREEMENT)
+    found = _fastest(bundle, device, list(batches), words)
+    write_choice(bundle, device, found.name)
+    return found
+
+
+def mirrored(predict: Predictor, axes: tuple[int, ...]) -> Predictor:
+    """Mean of the logits over every combination of mirrored spatial axes (0 is x)."""
+    flips = [
+        [axis + 2 for axis, on in zip(axes, chosen, strict=True) if on]
+        for chosen in itertools.product((False, True), repeat=len(axes))
+    ]
+
+    def run(windows: Tensor) -> Tensor:
+        total = predict(windows)
+        for dims in flips[1:]:
+            total = total + predict(windows.flip(dims)).flip(dims)
+        return total / len(flips)
+
+    return run
+
+
+def _named(bundle: Bundle, name: str, batches: list[Tensor], words: str, least: float) -> Loaded:
+    source = _source(bundle)
+    run = _run(source, name, batches)
+    expected = outputs(source.network, batches)
+    found = compare(expected, outputs(run, batches), bundle.exclusive)["label_agreement"]
+    if found < least:
+        msg = (
+            f"engine {name} must give {least:.1%} of torch's labels; on {words} it gives "
+            f"{found:.2%}. Use --engine torch, or auto."
+        )
+        raise UserError(msg)
+    reason = f"{name}: {found:.3%} equal labels with torch float32 on {words}."
+    return Loaded(run, name, torch.device("cpu"), reason)
+
+
+def _fastest(bundle: Bundle, device: torch.device, batches: list[Tensor], words: str) -> Loaded:
+    source = _source(bundle)
+    torch_run = on_device(bundle, device)
+    runs: dict[str, Predictor] = {"torch": lambda x: torch_run(x.to(device)).float().cpu()}
+    for name in ENGINES:
+        if name != "torch" and _worth_trying(bundle, name, device):
+            with contextlib.suppress(UserError):  # it does not take this network
+                run = _run(source, name, batches)
+                run(batches[0])
+                runs[name] = run
+    name, reason = fastest(runs, batches, bundle.exclusive, words)
+    if name == "torch":
+        return Loaded(torch_run, name, device, reason)
+    return Loaded(runs[name], name, torch.device("cpu"), reason)
+
+
+def _worth_trying(bundle: Bundle, name: str, device: torch.device) -> bool:
+    """On a GPU no engine of the CPU; and none that is written for longer than a folder takes."""
+    if missing_for(name) or (name == "tensorrt") != (device.type == "cuda"):
+        return False
+    return name != "onnxruntime" or (bundle.folder / "models" / "model.onnx").is_file()
+
+
+def _run(source: Source, name: str, batches: list[Tensor]) -> Predictor:
+    try:
+        return load_engines(source, batches, [name], required=True)[name]
+    except UserError:
+        raise
+    except Exception as error:  # every converter has its own family of errors
+        kind, text = type(error).__name__, " ".join(str(error).split())[:200]
+        network = type(source.network).__name__
+        msg = f"engine {name} does not take this {network} ({kind}: {text}). Use --engine torch."
+        raise UserError(msg) from error
+
+
+def _source(bundle: Bundle) -> Source:
+    network = bundle.network()
+    windows = bundle.windows()
+    sizes: Sequence[Any] = windows.roi_size if windows else (0, 0, 0)
+    shape = (bundle.channels, *[int(s) if s > 0 else _EXAMPLE for s in sizes])
+    return Source(bundle.folder, network, shape, type(network).__name__ in FIXED_SIZE)
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    try:
+        found = torch.device(device) if device is not None else default_device()
+    except RuntimeError as error:
+        msg = f"device must be cpu, cuda or cuda:N; got {device!r} ({str(error).splitlines()[0]})."
+        raise UserError(msg) from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        msg = f"device {device!r} needs a GPU; torch finds none. Use --device cpu."
+        raise UserError(msg)
+    return found

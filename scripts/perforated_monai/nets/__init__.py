@@ -1,6 +1,0 @@
-"""Networks of our own, named in a spec like MONAI's: ``base.name`` and constructor arguments."""
-
-from .mobile import MobileUNet
-from .sparse import SparseUNet
-
-__all__ = ["MobileUNet", "SparseUNet"]

@@ -1,0 +1,113 @@
+"""A *delta*: dendrites alone, to be put beside the unchanged weights they grew on."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..dendrites.branches import make_dendrite
+from ..dendrites.kinds import Kind
+from ..dendrites.wrapped import wrapped_modules
+from ..errors import UserError
+from ..growth.to_plain import between_rows
+from .build import add_dendrites, read_weights, replace_module
+from .weights import load_start, weights_hash
+
+FILE = "dendrites.pt"
+
+
+def delta_of(network: nn.Module) -> dict[str, Tensor]:
+    """Tensors of the dendrites of a network grown by the tracker.
+
+    ``<layer>.dendrites.<i>.<name>`` is a dendrite's own tensor, ``<layer>.to_output`` is w
+    ``(D, C)`` and ``<layer>.between`` v ``(D(D-1)/2, C)`` of ``DendriticLayer``.
+    """
+    found: dict[str, Tensor] = {}
+    for layer, module in wrapped_modules(network):
+        count = int(module.dendrite_modules_added)
+        if count == 0:
+            continue
+        for i, dendrite in enumerate(module.dendrite_module.layers):
+            found |= {f"{layer}.dendrites.{i}.{k}": v for k, v in dendrite.state_dict().items()}
+        to_output = module.dendrites_to_top[-1]
+        found[f"{layer}.to_output"] = to_output
+        found[f"{layer}.between"] = between_rows(module, count, to_output.size(1))
+    return {name: tensor.detach() for name, tensor in found.items()}
+
+
+def apply_delta(
+    network: nn.Module,
+    spec: Mapping[str, Any],
+    base_weights: str | Path | None,
+    delta: str | Path | None,
+) -> nn.Module:
+    """Give a plain base network its weights and its dendrites, in place; see ``build_network``.
+
+    Raises:
+        UserError: for a missing part, a hash that is not the spec's, or tensors that do not fit.
+    """
+    if base_weights is None or delta is None:
+        missing = "base_weights" if base_weights is None else "delta"
+        msg = f"build_network needs base_weights and delta together; {missing} is missing."
+        raise UserError(msg)
+    load_start(network, base_weights)
+    _expect(spec, "base_sha256", weights_hash(network.state_dict()), base_weights)
+    try:
+        _expect(spec, "delta_sha256", hashlib.sha256(Path(delta).read_bytes()).hexdigest(), delta)
+    except OSError as error:
+        msg = f"{delta} cannot be read ({error.strerror}): name the dendrites.pt of the export."
+        raise UserError(msg) from None
+    tensors = read_weights(delta)
+    for layer, entry in spec.get("dendrites", {}).items():
+        replace_module(network, layer, _with_dendrites(network, layer, entry, tensors))
+    if tensors:
+        msg = f"{delta} holds tensors that its spec does not name: {', '.join(list(tensors)[:3])}."
+        raise UserError(msg)
+    return network
+
+
+def _expect(spec: Mapping[str, Any], key: str, found: str, file: str | Path) -> None:
+    expected = spec.get(key)
+    if expected is None:
+        msg = f"The spec has no {key}: give the network.json that was exported with the delta."
+        raise UserError(msg)
+    if expected != found:
+        what = "another base network" if key == "base_sha256" else "another file"
+        msg = (
+            f"{file} is {what} than the dendrites grew on: {key} must be {expected[:16]}…, it is "
+            f"{found[:16]}…."
+        )
+        raise UserError(msg)
+
+
+def _with_dendrites(
+    network: nn.Module, layer: str, entry: Mapping[str, Any], tensors: dict[str, Tensor]
+) -> nn.Module:
+    """The layer with its dendrites; takes their tensors out of ``tensors``."""
+    count = int(entry["count"])
+    try:
+        main = network.get_submodule(layer)
+        kind = Kind.of(entry)
+        made = add_dendrites(main, count, str(entry["activation"]), kind)
+        dendrites = []
+        for i in range(count):
+            prefix = f"{layer}.dendrites.{i}."
+            copied = kind.name == "copy"
+            dendrite: nn.Module = copy.deepcopy(main) if copied else make_dendrite(main, kind)
+            own = [k for k in tensors if k.startswith(prefix)]
+            dendrite.load_state_dict({k.removeprefix(prefix): tensors.pop(k) for k in own})
+            dendrites.append(dendrite)
+        made.load_branches(
+            [main, *dendrites], tensors.pop(f"{layer}.to_output"), tensors.pop(f"{layer}.between")
+        )
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        msg = f"The delta does not fit layer {layer!r} ({type(error).__name__}: {reason})."
+        raise UserError(msg) from None
+    made.train(main.training)
+    return made

@@ -1,0 +1,141 @@
+"""What was claimed for dendritic compression, beside what was measured for the same comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...data.scores import interval
+from ...errors import UserError
+from .figure import number
+from .subject import Subject
+
+QUANTITIES = {
+    "parameters": "parameters",
+    "flops": "FLOPs",
+    "file_bytes": "file",
+    "ms_1": "time, one thread",
+    "ms_gpu": "time, GPU",
+    "peak_memory_mib": "memory",
+    "joules": "energy",
+}
+_KEYS = {"claim", "network", "against", "quantities", "study", "study_network"}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One sentence of others, and how it is checked here.
+
+    Attributes:
+        claim: the sentence.
+        network, against: names of subjects.
+        quantities: of ``QUANTITIES``; Dice is always compared.
+        study, study_network: a study file, and the network in it, whose controls belong here.
+    """
+
+    claim: str
+    network: str
+    against: str
+    quantities: tuple[str, ...]
+    study: Path | None
+    study_network: str
+
+
+def read_claims(file: str | Path) -> list[Claim]:
+    """A YAML list of mappings with the fields of ``Claim``; study files lie relative to it.
+
+    Raises:
+        UserError: for a file that cannot be read, an unknown key or quantity.
+    """
+    path = Path(file)
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        msg = f"{path} must be a YAML list of claims; reading it gives {type(error).__name__}."
+        raise UserError(msg) from None
+    if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+        msg = f"{path} must be a YAML list of mappings; got {type(entries).__name__}."
+        raise UserError(msg)
+    return [_claim(path, entry) for entry in entries]
+
+
+def _claim(path: Path, entry: Mapping[str, Any]) -> Claim:
+    missing = [k for k in ("claim", "network", "against") if not isinstance(entry.get(k), str)]
+    unknown = [k for k in entry if k not in _KEYS]
+    quantities = entry.get("quantities", ["parameters"])
+    if missing or unknown:
+        wrong = f"lacks {missing[0]}" if missing else f"has {unknown[0]!r}"
+        msg = f"{path}: a claim has the keys {', '.join(sorted(_KEYS))}; one {wrong}. Correct it."
+        raise UserError(msg)
+    other = [q for q in quantities if q not in QUANTITIES] if isinstance(quantities, list) else [""]
+    if other:
+        msg = f"{path}: quantities must be a list of {', '.join(QUANTITIES)}; got {quantities!r}."
+        raise UserError(msg)
+    study = path.parent / entry["study"] if entry.get("study") else None
+    named = str(entry.get("study_network", ""))
+    return Claim(
+        *(entry["claim"], entry["network"], entry["against"]), tuple(quantities), study, named
+    )
+
+
+def measured(claim: Claim, subjects: Sequence[Subject], rows: Mapping[str, Any]) -> str:
+    """The same comparison here, in words; "not measured" where a network is missing."""
+    known = {s.name: s for s in subjects}
+    missing = [name for name in (claim.network, claim.against) if name not in known]
+    if missing:
+        return f"not measured ({' and '.join(missing)} not given)"
+    parts = []
+    for key in claim.quantities:
+        small, large = (number(rows[n][key]) for n in (claim.network, claim.against))
+        change = "not measured" if None in (small, large) or not large else _percent(small, large)
+        parts.append(f"{QUANTITIES[key]} {change}")
+    parts.append(_dice(known[claim.network], known[claim.against]))
+    return f"{claim.network} against {claim.against}: " + ", ".join(parts)
+
+
+def _percent(small: float | None, large: float | None) -> str:
+    assert small is not None and large is not None
+    return f"{100 * (small / large - 1):+.1f} %"
+
+
+def _dice(subject: Subject, other: Subject) -> str:
+    """Difference in points; paired where both have the same cases."""
+    shared = sorted(subject.cases.keys() & other.cases.keys())
+    if len(shared) > 1 and len(shared) == len(subject.cases) == len(other.cases):
+        found = interval([100 * (subject.cases[c] - other.cases[c]) for c in shared])
+        assert found is not None
+        return (
+            f"Dice {found.mean:+.2f} points (95 % {found.low:+.2f} to {found.high:+.2f}, "
+            f"{found.cases} cases, one run each)"
+        )
+    here, there = subject.mean_dice, other.mean_dice
+    if here is None or there is None:
+        return "Dice not measured"
+    return f"Dice {100 * (here.mean - there.mean):+.2f} points (one run each, no interval)"
+
+
+def controls(claim: Claim) -> Iterator[str]:
+    """What the study's controls say, a line a comparison."""
+    if claim.study is None:
+        return
+    from ...commands.study_run import places_of
+    from ..collect import Collected
+    from ..study_file import load_study
+
+    study = load_study(claim.study)
+    data = Collected(study, places_of(study, "", "", "", ""))
+    network = claim.study_network or study.networks[0]
+    found = data.comparisons(network, "dice")
+    if not found:
+        yield f"{study.name}: not measured"
+    for (arm, control), comparison in found.items():
+        ends = comparison.reported
+        span = f" (95 % {100 * ends.low:+.2f} to {100 * ends.high:+.2f})"
+        yield (
+            f"{study.name}, {arm} − {control}: {100 * ends.mean:+.2f} points"
+            f"{span if comparison.over_seeds.n > 1 else ''}, {comparison.verdict}"
+        )

@@ -1,0 +1,151 @@
+"""``efficiency.md`` with its table and claims, ``efficiency.json`` and ``efficiency.png``."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..._version import __version__
+from ...bundle.card.sections import table
+from ...errors import UserError
+from ...files import atomic, write_json, write_text
+from .claims import Claim, controls, measured, read_claims
+from .cost import measure_costs
+from .figure import draw
+from .subject import Subject, read_subject
+
+MISSING = "not measured"
+
+
+def write_efficiency(
+    networks: Sequence[str],
+    out: str | Path,
+    window: Sequence[int] = (),
+    claims: str | Path = "",
+    rounds: int = 7,
+) -> Path:
+    """Measure bundles and runs side by side and write the card.
+
+    Args:
+        networks: each ``NAME=FOLDER`` or ``FOLDER``, a bundle or a run folder.
+        out: folder for ``efficiency.md``, ``.json`` and ``.png``.
+        window: voxels of the input; by default the window of the first network.
+        claims: YAML file of claims to put beside the measurements.
+        rounds: timed calls of each network.
+
+    Returns:
+        the page.
+
+    Raises:
+        UserError: for a folder without a network, a name given twice, or networks that cannot be
+            compared.
+    """
+    subjects = [read_subject(text) for text in networks]
+    names = [s.name for s in subjects]
+    twice = next((n for n in names if names.count(n) > 1), None)
+    if not subjects or twice:
+        got = f"{twice!r} twice" if twice else "none"
+        msg = f"Networks must have names of their own; got {got}. Write NAME=FOLDER."
+        raise UserError(msg)
+    read = read_claims(claims) if claims else []
+    size = list(window) or list(subjects[0].window)
+    if not size:
+        msg = f"{names[0]} does not say its window. Give --window, such as 96,96,96."
+        raise UserError(msg)
+    costs = measure_costs(subjects, size, rounds)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    figure = draw(subjects, costs["rows"])
+    if figure is not None:
+        with atomic(out / "efficiency.png") as temporary, temporary.open("wb") as handle:
+            figure.savefig(handle, format="png")
+    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    write_json(out / "efficiency.json", _record(subjects, costs) | {"date": today})
+    text = _text(subjects, costs, read, today, drawn=figure is not None)
+    write_text(out / "efficiency.md", text)
+    return out / "efficiency.md"
+
+
+def _record(subjects: Sequence[Subject], costs: dict[str, Any]) -> dict[str, Any]:
+    rows = {}
+    for s in subjects:
+        mean = s.mean_dice
+        rows[s.name] = costs["rows"][s.name] | {
+            "base": s.base,
+            "dendrite_sets": s.sets,
+            "dice": {k: [v.mean, v.low, v.high] for k, v in s.dice.items()},
+            "mean_dice": None if mean is None else [mean.mean, mean.low, mean.high],
+            "scored": s.scored or None,
+        }
+    return costs | {"rows": rows, "written_by": f"perforated_monai {__version__}"}
+
+
+def _text(
+    subjects: Sequence[Subject],
+    costs: dict[str, Any],
+    claims: Sequence[Claim],
+    today: str,
+    drawn: bool,
+) -> str:
+    machine, size = costs["machine"], " × ".join(map(str, costs["window"]))
+    lines = ["# Efficiency", ""]
+    lines += [
+        f"Measured on {today} by `python -m perforated_monai efficiency` on {machine['cpu']}, "
+        f"torch {machine['torch']}: windows of {size} voxels, {costs['batch']} at a time. Time is "
+        "the median of calls in turns, CPU time on one thread and wall time on two; memory is what "
+        f"one more call takes; GPU: {machine.get('gpu', MISSING)}; energy: {_meter(costs)}. Dice "
+        "is mean (95 % interval over cases).",
+        "",
+    ]
+    if drawn:
+        lines += ["![Dice against each cost, with the Pareto front](efficiency.png)", ""]
+    head = ["network", "Dice", "classes", "sets", "parameters", "FLOPs", "file"]
+    head += ["ms, 1 thread", "ms, 2 threads", "ms, GPU", "memory", "energy"]
+    lines += [*table(head, [_row(s, costs["rows"][s.name]) for s in subjects]), ""]
+    for s in subjects:
+        lines.append(f"- {s.name}: scored on {s.scored or 'nothing'}")
+    if claims:
+        lines += ["", "## Claims and measurements", ""]
+        lines += [
+            "The claims were made for other tasks and without these controls; each is set beside "
+            "the same comparison here.",
+            "",
+        ]
+        for claim in claims:
+            lines.append(f"- **Claimed**: {claim.claim}")
+            lines.append(f"  - Here: {measured(claim, subjects, costs['rows'])}")
+            lines += [f"  - {line}" for line in controls(claim)]
+    return "\n".join(lines) + "\n"
+
+
+def _meter(costs: dict[str, Any]) -> str:
+    found = any(row["joules"] is not None for row in costs["rows"].values())
+    return "of the whole device" if found else f"{MISSING} (no meter here)"
+
+
+def _row(subject: Subject, row: dict[str, Any]) -> list[str]:
+    mean = subject.mean_dice
+    dice = MISSING if mean is None else _interval(mean.mean, mean.low, mean.high)
+    classes = ", ".join(f"{k} {_interval(v.mean, v.low, v.high)}" for k, v in subject.dice.items())
+    memory, joules = row["peak_memory_mib"], row["joules"]
+    return [
+        *(subject.name, dice, classes or MISSING, str(subject.sets)),
+        f"{row['parameters']:,}",
+        f"{row['flops'] / 1e9:.3f} G",
+        f"{row['file_bytes'] / 1e3:,.0f} kB",
+        *(_ms(row[key]) for key in ("ms_1", "ms_2", "ms_gpu")),
+        MISSING if memory is None else f"{memory:.1f} MiB",
+        MISSING if joules is None else f"{joules:.3f} J",
+    ]
+
+
+def _interval(mean: float, low: float | None, high: float | None) -> str:
+    return f"{mean:.4f}" if low is None or high is None else f"{mean:.4f} ({low:.4f}–{high:.4f})"
+
+
+def _ms(times: dict[str, float] | None) -> str:
+    return (
+        MISSING if times is None else f"{times['median']:.2f} ({times['q1']:.2f}–{times['q3']:.2f})"
+    )

@@ -1,0 +1,49 @@
+"""The best network of a finished run as a plain one, for a test that was interrupted."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from pathlib import Path
+
+from torch import nn
+
+from ...dendrites.config import DendriteConfig
+from ...dendrites.targets import kind_of_config
+from ...growth.to_plain import make_plain
+from ...training.checkpoints import load_hashed
+from . import branch
+
+
+def best_network(network: nn.Module, run: str | Path) -> nn.Module:
+    """Load ``checkpoints/best.pt`` of any arm into its base network; changed and returned.
+
+    Args:
+        network: the plain network that training started from.
+        run: run folder.
+    """
+    best = load_hashed(Path(run) / "checkpoints" / "best.pt")
+    growth = best["growth"]
+    if growth is None:
+        network.load_state_dict(best["network"], strict=True)
+    elif growth.get("kind") == branch.KIND:
+        plain = {name: copy.deepcopy(network.get_submodule(name)) for name in growth["layers"]}
+        kind = kind_of_config(DendriteConfig.from_dict(growth["config"]))
+        branch.load_branches(network, plain, best["network"], kind)
+    else:
+        _load_grown(network, best)
+    return network
+
+
+def _load_grown(network: nn.Module, best: dict) -> None:
+    from ...growth.tracker import Tracker
+
+    config = DendriteConfig.from_dict(best["growth"]["config"])
+    with tempfile.TemporaryDirectory() as folder:
+        tracker = Tracker(network, config, folder, layers=best["growth"]["layers"])
+        tracker.open()
+        try:
+            tracker.load_network(best["network"])
+            make_plain(network, config.activation)
+        finally:
+            tracker.close()

@@ -1,0 +1,71 @@
+"""``GrowAndSettle``: a dendritic run that uses its whole budget of epochs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from torch import Tensor
+
+from ...growth.handler import DendriteHandler
+from ...growth.tracker import Outcome
+from ...training.optimizer import assert_complete
+from ...training.run_handler import RunHandler
+
+
+class GrowAndSettle(DendriteHandler):
+    """``DendriteHandler`` that trains on where the tracker has finished.
+
+    All arms of a study train the same number of epochs, so the end of growth must not end the run:
+    the network is back at its best, optimizer and schedule start again (a ``settle`` event, which
+    the controls repeat), and what follows is plain training of the structure that was kept.
+
+    Arguments are those of ``DendriteHandler``.
+    """
+
+    _settled = False
+
+    def __call__(self, trainer: Any) -> None:
+        """Give this epoch's score to the tracker until growth has ended."""
+        if self._settled:
+            return
+        super().__call__(trainer)
+        if self._settled:
+            self._settle()
+
+    def accepts(self, score: float) -> bool:
+        """After the end of growth every better score counts."""
+        return self._settled or super().accepts(score)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the tracker, of the set on trial and of the end of growth."""
+        return super().state_dict() | {"settled": self._settled}
+
+    def load_state_dict(self, state: dict[str, Any], network: dict[str, Tensor]) -> None:
+        """Continue from ``state_dict`` and the grown network's own state dict."""
+        super().load_state_dict(state, network)
+        self._settled = state["settled"]
+        if self._settled:
+            self._train_dendrites()
+
+    def _add_score(self, score: float) -> Outcome:
+        outcome = super()._add_score(score)
+        if outcome.event != "complete":
+            return outcome
+        self._settled = True
+        return dataclasses.replace(outcome, event="settle")
+
+    def _settle(self) -> None:
+        run: RunHandler = self.run
+        self._train_dendrites()
+        trainable = self.tracker.trainable()
+        run.refresh(trainable, restart=self.config.lr_restart)
+        assert_complete(run.optimizer, trainable)
+        run.log("settle", to_epoch=run.best_epoch, dice=run.best_score, sets=self.tracker.sets)
+        run.say(f"growth has ended with {self.tracker.sets} dendrite sets; training goes on")
+
+    def _train_dendrites(self) -> None:
+        """The library's last load leaves the dendrites' own weights without gradient."""
+        for _, module in self.tracker.modules():
+            for parameter in module.dendrite_module.layers.parameters():
+                parameter.requires_grad_(True)

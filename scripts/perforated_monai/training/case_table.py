@@ -1,0 +1,119 @@
+"""``CaseTable``: one CSV row a case from the metrics of an evaluation."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import monai
+import torch
+from ignite.engine import Events
+
+from .._version import __version__
+from ..errors import UserError
+from ..files import atomic, hash_of, write_json
+from . import distributed
+
+
+class CaseTable:
+    """Write ``cases.csv``: case, each metric of each class, and the mean row at the end.
+
+    Args:
+        output_dir: folder of the table; made when missing.
+        metrics: names of the evaluator's metrics -> column prefix, such as
+            ``{"val_mean_dice": "dice", "val_hd95": "hd95_mm"}``.
+        classes: class names without background, in the network's order.
+        about: what was scored, such as ``{"part": "validation", "fold": 0}``; with it
+            ``cases.json`` is written beside the table, for the model card.
+        files: files that decided the scores, such as ``{"model": …, "manifest": …}``; their sha256
+            goes into ``cases.json``, their path does not.
+
+    A class that is absent from label and prediction has an empty cell (NaN in MONAI). In several
+    processes rank 0 writes the cases of all.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        metrics: Mapping[str, str],
+        classes: Sequence[str],
+        about: Mapping[str, Any] | None = None,
+        files: Mapping[str, str | Path] | None = None,
+    ) -> None:
+        self.file = Path(output_dir) / "cases.csv"
+        self.metrics, self.classes = dict(metrics), list(classes)
+        self.about, self.files = about, dict(files or {})
+        self._cases: list[str] = []
+
+    def attach(self, evaluator: Any) -> None:
+        """Collect case names at each step, write at the end."""
+        evaluator.add_event_handler(Events.STARTED, self._started)
+        evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._step)
+        evaluator.add_event_handler(Events.COMPLETED, self._write)
+
+    def _started(self, evaluator: Any) -> None:
+        self._cases = []
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            msg = (
+                f"output_dir {self.file.parent} cannot be made ({error.strerror}): choose another."
+            )
+            raise UserError(msg) from None
+
+    def _step(self, evaluator: Any) -> None:
+        for item in evaluator.state.batch:
+            self._cases.append(str(item["case"]))
+
+    def _write(self, evaluator: Any) -> None:
+        columns = [f"{p}_{c}" for p in self.metrics.values() for c in self.classes]
+        # MONAI's metrics hold the cases of all ranks, one rank after another.
+        self._cases = distributed.gather(self._cases)
+        if distributed.rank() > 0:
+            return
+        details = [evaluator.state.metric_details[name] for name in self.metrics]
+        rows = [
+            [float(v) for table in details for v in table[i]] for i, _ in enumerate(self._cases)
+        ]
+        order = sorted(range(len(rows)), key=lambda i: self._cases[i])
+        with atomic(self.file) as temporary, temporary.open("w", newline="") as handle:
+            writer = csv.writer(handle, lineterminator="\n")
+            writer.writerow(["case", *columns])
+            for i in order:
+                writer.writerow([self._cases[i], *map(_cell, rows[i])])
+            writer.writerow(
+                ["mean", *(_cell(_mean([r[c] for r in rows])) for c in range(len(columns)))]
+            )
+        if self.about is not None:
+            write_json(self.file.with_suffix(".json"), self._facts(len(rows)))
+        print(f"{len(rows)} cases: {self._summary(rows, columns)}. Table: {self.file}")
+
+    def _facts(self, cases: int) -> dict[str, Any]:
+        hashes = {
+            f"{name}_sha256": hash_of(Path(file)) if Path(file).is_file() else None
+            for name, file in self.files.items()
+        }
+        versions = {"torch": torch.__version__, "monai": monai.__version__}
+        return {
+            "written_by": f"perforated_monai {__version__}",
+            "cases": cases,
+            **(self.about or {}),
+            "table_sha256": hash_of(self.file),
+            **hashes,
+            "versions": versions,
+        }
+
+    def _summary(self, rows: list[list[float]], columns: list[str]) -> str:
+        return ", ".join(f"{c} {_mean([r[i] for r in rows]):.4f}" for i, c in enumerate(columns))
+
+
+def _mean(values: list[float]) -> float:
+    finite = [v for v in values if math.isfinite(v)]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
+def _cell(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.6g}"

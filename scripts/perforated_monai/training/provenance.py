@@ -1,0 +1,129 @@
+"""``config.json``: the merged configuration of a run with versions and hashes."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .._version import __version__
+from ..errors import UserError
+from ..files import sha256, write_json
+
+# Settings that change how fast a run goes or where it is logged, never what comes out of it.
+_NO_RESULT = {
+    "num_workers",
+    "persistent_workers",
+    "prefetch_factor",
+    "pin_memory",
+    "progress",
+    "cache_dir",
+    "process_group_timeout",
+    # Written by MONAI for --tracking; the first holds the time of the start.
+    "save_execute_config",
+    "tracking_uri",
+    "experiment_name",
+    "run_name",
+}
+
+
+# Where things lie: another machine has them elsewhere, and a run folder may be moved. Where the
+# manifest is known, its hash says whether the data are the same.
+_PLACES = {"output_dir", "bundle_root"}
+_DATA_PLACES = {"dataset_dir", "manifest"}
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a run was made from."""
+
+    config: dict[str, Any]
+    versions: dict[str, str]
+    manifest_sha256: str | None
+    generator: dict[str, Any] | None = None  # of the manifest: what made synthetic volumes
+
+    def write(self, file: Path) -> None:
+        """Write as JSON."""
+        write_json(file, self.__dict__)
+
+
+def provenance(config: dict[str, Any]) -> Provenance:
+    """Collect the versions of what computes, and the hash of the manifest the config names."""
+    names = ["torch", "monai", "numpy", "nibabel", "pytorch-ignite", "perforatedai"]
+    versions = {"perforated-monai": __version__, "python": platform.python_version()}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    manifest = _manifest(config)
+    if manifest is None:
+        return Provenance(_plain(config), versions, None)
+    return Provenance(_plain(config), versions, sha256(manifest), _generator(manifest))
+
+
+def refuse_other_config(file: Path, config: dict[str, Any]) -> None:
+    """Refuse to continue a run under a configuration that would give another result.
+
+    Raises:
+        UserError: naming the first keys that differ.
+    """
+    if not file.exists() or not config:
+        return
+    written = json.loads(file.read_text())
+    before, now = _flat(written["config"]), _flat(_plain(config))
+    may_differ, manifest = set(_PLACES), _manifest(config)
+    if manifest is not None and sha256(manifest) == written.get("manifest_sha256"):
+        may_differ |= _DATA_PLACES
+    keys = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+    keys = [k for k in keys if k not in may_differ and k.split("::")[-1] not in _NO_RESULT]
+    if keys:
+        shown = "; ".join(f"{k}: {before.get(k)!r} then, {now.get(k)!r} now" for k in keys[:3])
+        msg = (
+            f"{file.parent} holds a run of another configuration ({shown}). "
+            "Give the same values to continue it, or another output_dir."
+        )
+        raise UserError(msg)
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """As JSON has it; an object that a program put into the parser becomes its type's name."""
+    return json.loads(json.dumps(config, default=lambda value: type(value).__name__))
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, list):
+        items = [(str(i), v) for i, v in enumerate(value)]
+    else:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in items:
+        flat |= _flat(inner, f"{prefix}::{key}" if prefix else str(key))
+    return flat
+
+
+def _manifest(config: dict[str, Any]) -> bytes | None:
+    """Content of the manifest that a config names as a file."""
+    manifest = config.get("manifest")
+    if not isinstance(manifest, str):
+        return None
+    below_root = re.fullmatch(r"""\$@bundle_root\s*\+\s*(['"])(.+)\1""", manifest)
+    if below_root is not None:
+        manifest = str(config.get("bundle_root", ".")) + below_root[2]
+    path = Path(manifest)
+    return path.read_bytes() if path.is_file() else None
+
+
+def _generator(manifest: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(manifest)
+    except ValueError:
+        return None
+    generator = found.get("generator") if isinstance(found, dict) else None
+    return generator if isinstance(generator, dict) else None

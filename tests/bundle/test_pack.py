@@ -1,0 +1,399 @@
+"""Packing: what goes in, the same bytes again, and a zip that is whole or absent."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import monai.bundle
+import pytest
+import torch
+
+import perforated_monai
+from helpers.share_bundle import (
+    INFERENCE,
+    METADATA,
+    MODEL,
+    SPEC,
+    TOP,
+    TRAIN,
+    VERSION,
+    read_zip,
+    small_bundle,
+)
+from perforated_monai import UserError, build_network
+from perforated_monai.bundle.pack import RECORD, pack_bundle
+from perforated_monai.bundle.pack.requirements import needs, stamped
+from perforated_monai.bundle.verify import verify
+from perforated_monai.commands.main import main
+from perforated_monai.files import sha256
+
+PACKAGE = Path(perforated_monai.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    return small_bundle(tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture
+def bundle(source, tmp_path) -> Path:
+    return shutil.copytree(source, tmp_path / TOP)
+
+
+def change(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_the_same_bundle_gives_the_same_bytes(bundle, tmp_path):
+    first = pack_bundle(bundle, tmp_path / "first.zip")
+    (tmp_path / "elsewhere").mkdir()
+    other = shutil.copytree(bundle, tmp_path / "elsewhere" / TOP, copy_function=shutil.copyfile)
+    for file in other.rglob("*"):
+        os.utime(file, (10**9, 10**9))
+        file.chmod(0o700)
+    again = pack_bundle(other, tmp_path / "again.zip")
+    assert again.sha256 == first.sha256 == sha256((tmp_path / "first.zip").read_bytes())
+
+
+def test_an_unpacked_bundle_packs_to_the_same_zip(bundle, tmp_path):
+    first = pack_bundle(bundle, tmp_path / "first.zip")
+    with zipfile.ZipFile(first.file) as archive:
+        archive.extractall(tmp_path / "there")
+    again = pack_bundle(tmp_path / "there" / TOP, tmp_path / "again.zip")
+    assert again.sha256 == first.sha256
+    assert again.notes == ["left out: packed.json, perforated_monai"]
+
+
+def test_entries_have_one_folder_one_order_one_time_and_no_compression(bundle, tmp_path):
+    file = pack_bundle(bundle, tmp_path / "packed.zip").file
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+    assert [e.filename for e in entries] == sorted(e.filename for e in entries)
+    assert {e.filename.split("/")[0] for e in entries} == {TOP}
+    assert {e.date_time for e in entries} == {(1980, 1, 1, 0, 0, 0)}
+    assert {(e.compress_type, e.external_attr >> 16, e.create_system) for e in entries} == {
+        (zipfile.ZIP_STORED, 0o100644, 3)
+    }
+
+
+def test_the_package_is_packed_unchanged(bundle, tmp_path):
+    content = read_zip(pack_bundle(bundle, tmp_path / "packed.zip").file)
+    packed = {k: v for k, v in content.items() if k.startswith("perforated_monai/")}
+    sources = {
+        f"perforated_monai/{path.relative_to(PACKAGE).as_posix()}": path.read_bytes()
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert packed == sources
+    assert "perforated_monai/network.py" in packed
+
+
+def test_the_bundle_is_packed_unchanged_but_for_its_metadata(bundle, tmp_path):
+    content = read_zip(pack_bundle(bundle, tmp_path / "packed.zip").file)
+    for file in bundle.rglob("*"):
+        name = file.relative_to(bundle).as_posix()
+        if file.is_file() and name != METADATA:
+            assert content[name] == file.read_bytes(), name
+    before, after = json.loads((bundle / METADATA).read_text()), json.loads(content[METADATA])
+    assert {k for k in after if after.get(k) != before.get(k)} == {
+        "required_packages_version",
+        "optional_packages_version",
+    }
+
+
+def test_the_record_holds_size_and_hash_of_every_other_file(bundle, tmp_path):
+    content = read_zip(pack_bundle(bundle, tmp_path / "packed.zip").file)
+    record = json.loads(content.pop(RECORD))
+    assert record["files"] == {
+        path: {"size": len(data), "sha256": sha256(data)} for path, data in sorted(content.items())
+    }
+    assert (record["format"], record["bundle"], record["version"]) == (1, TOP, VERSION)
+    assert record["written_by"] == f"perforated_monai {perforated_monai.__version__}"
+
+
+LEFT_OUT = {
+    "runs/plain/checkpoints/best.pt": "runs",
+    "eval/case_seg.nii.gz": "eval",
+    "cache/0a.case": "cache",
+    "imagesTr/case.nii.gz": "imagesTr",
+    "notes.txt": "notes.txt",
+    ".git/config": ".git",
+    "configs/.inference.json.swp": "configs/.inference.json.swp",
+    "configs/scan.nii.gz": "configs/scan.nii.gz",
+    "docs/patient.dcm": "docs/patient.dcm",
+    "docs/.DS_Store": "docs/.DS_Store",
+    "scripts/__pycache__/a.pyc": "scripts/__pycache__",
+    "models/model.ts": "models/model.ts",
+    "models/model.pt2": "models/model.pt2",
+    "models/model.onnx": "models/model.onnx",
+    "models/checkpoint_epoch=3.pt": "models/checkpoint_epoch=3.pt",
+    "models/more/model.pt": "models/more",
+    "studies/results/trial/model.yaml": "studies/results",
+    "perforated_monai/network.py": "perforated_monai",
+}
+
+
+def test_what_use_leaves_behind_is_left_out_and_said(bundle, tmp_path):
+    before = read_zip(pack_bundle(bundle, tmp_path / "before.zip").file)
+    for file in LEFT_OUT:
+        (bundle / file).parent.mkdir(parents=True, exist_ok=True)
+        (bundle / file).write_bytes(b"private")
+    packed = pack_bundle(bundle, tmp_path / "packed.zip")
+    assert read_zip(packed.file) == before
+    (note,) = packed.notes
+    assert sorted(note.removeprefix("left out: ").split(", ")) == sorted({*LEFT_OUT.values()})
+
+
+def test_weights_that_a_config_names_are_packed(bundle, tmp_path):
+    shutil.copy(bundle / MODEL, bundle / "models" / "model_lowres.pt")
+    change(bundle / INFERENCE, lowres="$@bundle_root + '/models/model_lowres.pt'")
+    content = read_zip(pack_bundle(bundle, tmp_path / "packed.zip").file)
+    assert content["models/model_lowres.pt"] == content[MODEL]
+
+
+def test_formats_are_packed_when_asked_for_and_verified(bundle, tmp_path):
+    network = build_network(SPEC).eval()
+    scripted = torch.jit.script(network)
+    torch.jit.save(scripted, bundle / "models" / "model.ts")
+    program = torch.export.export(network, (torch.zeros(1, 1, 16, 16, 16),))
+    torch.export.save(program, bundle / "models" / "model.pt2")
+    packed = pack_bundle(bundle, tmp_path / "packed.zip", formats=["ts", "pt2"])
+    assert {"models/model.ts", "models/model.pt2"} <= set(read_zip(packed.file))
+    assert packed.notes == []  # verify has nothing against what export writes
+    with pytest.raises(UserError, match=r"model\.onnx is missing.*export --formats onnx"):
+        pack_bundle(bundle, tmp_path / "packed.zip", formats=["onnx"])
+    with pytest.raises(UserError, match="must be of ts, pt2, onnx; got 'tflite'"):
+        pack_bundle(bundle, tmp_path / "packed.zip", formats=["tflite"])
+
+
+def test_code_of_a_foreign_bundle_is_packed_and_said(bundle, tmp_path):
+    (bundle / "scripts").mkdir()
+    (bundle / "scripts" / "own.py").write_text("x = 1\n")
+    packed = pack_bundle(bundle, tmp_path / "packed.zip")
+    assert read_zip(packed.file)["scripts/own.py"] == b"x = 1\n"
+    assert any("--trust" in note and "scripts/own.py" in note for note in packed.notes)
+
+
+# What packing needs -----------------------------------------------------------------------------
+
+
+def test_inference_needs_four_packages(bundle, tmp_path):
+    content = read_zip(pack_bundle(bundle, tmp_path / "packed.zip").file)
+    metadata = json.loads(content[METADATA])
+    declared = json.loads((bundle / METADATA).read_text())["required_packages_version"]
+    assert set(metadata["required_packages_version"]) == {
+        *("nibabel", "pytorch-ignite", "fire", "tqdm")
+    }
+    both = metadata["required_packages_version"] | metadata["optional_packages_version"]
+    assert both == declared
+
+
+def test_needs_follow_from_what_the_config_names():
+    assert needs({}) == {"nibabel", "pytorch-ignite", "fire"}
+    assert needs({"x": {"_target_": "ignite.handlers.ProgressBar"}}) - needs({}) == {"tqdm"}
+    assert needs({"x": {"_target_": "SwinUNETR"}}) - needs({}) == {"einops"}
+    assert "filelock" in needs({"x": {"_target_": "perforated_monai.RunHandler"}})
+    sharing = needs({"x": "perforated_monai.pack", "y": "perforated_monai.verify"})
+    assert "pyyaml" in sharing and "perforatedai" not in sharing
+
+
+def test_stamping_keeps_what_it_does_not_know():
+    metadata = {"required_packages_version": {"einops": "1", "scikit-learn": "2", "fire": "3"}}
+    made = stamped(metadata, {}, yaml=True)
+    installed = importlib.metadata.version
+    assert made["required_packages_version"] == {
+        "scikit-learn": "2",
+        "fire": "3",
+        "nibabel": installed("nibabel"),
+        "pytorch-ignite": installed("pytorch-ignite"),
+        "pyyaml": installed("pyyaml"),
+    }
+    assert made["optional_packages_version"] == {"einops": "1"}
+    assert stamped(made, {}, yaml=True) == made
+
+
+# Refused ----------------------------------------------------------------------------------------
+
+
+def without_changelog(root: Path) -> None:
+    metadata = json.loads((root / METADATA).read_text())
+    del metadata["changelog"]
+    (root / METADATA).write_text(json.dumps(metadata))
+
+
+def other_weights(root: Path) -> None:
+    state = torch.load(root / MODEL, weights_only=True)
+    state.popitem()
+    torch.save(state, root / MODEL)
+    change(root / "models/network.json", model_sha256=sha256((root / MODEL).read_bytes()))
+
+
+def link(root: Path) -> None:
+    (root / "docs" / "more.md").symlink_to(root / "LICENSE")
+
+
+def linked_folder(root: Path) -> None:
+    shutil.move(root / "docs", root.parent / "docs")
+    (root / "docs").symlink_to(root.parent / "docs")
+
+
+REFUSED = {
+    "must describe its version": lambda r: change(r / METADATA, version="9.9.9"),
+    f"no entry {VERSION}": without_changelog,
+    "must follow MONAI's schema": lambda r: change(r / METADATA, authors=3),
+    "does not fit this network": other_weights,
+    "is a link": link,
+    "docs is a link": linked_folder,
+    "one file where upper and lower": lambda r: (r / "docs" / "readme.MD").write_text("x"),
+    "a name that every system": lambda r: (r / "docs" / "a:b.md").write_text("x"),
+    "verify would refuse it": lambda r: (r / "docs" / "a.png").write_bytes(b"PK\x03\x04"),
+    "must hold LICENSE": lambda r: (r / "LICENSE").unlink(),
+    "must refer to IDs": lambda r: change(r / TRAIN, more="@nowhere"),
+}
+
+
+@pytest.mark.parametrize("said", REFUSED)
+def test_a_bundle_with_errors_is_not_packed(said, bundle, tmp_path, capsys):
+    REFUSED[said](bundle)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "packed.zip").write_bytes(b"before")
+    assert main(["pack", str(bundle), str(out / "packed.zip")]) == 1
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert [f.name for f in out.iterdir()] == ["packed.zip"]
+    assert (out / "packed.zip").read_bytes() == b"before"
+
+
+@pytest.mark.parametrize(
+    ("out", "options", "said"),
+    [
+        ("packed.tar", {}, "must be a .zip file"),
+        ("packed.zip", {"url_base": "ftp://x"}, "must begin with https://"),
+        ("nowhere/packed.zip", {}, "Cannot write"),
+    ],
+)
+def test_wrong_targets_are_refused(out, options, said, bundle, tmp_path):
+    with pytest.raises(UserError, match=said):
+        pack_bundle(bundle, tmp_path / out, **options)
+
+
+def test_a_name_that_no_zip_should_have_is_refused(bundle, tmp_path):
+    shutil.move(bundle, tmp_path / "my bundle")
+    with pytest.raises(UserError, match="letters, digits"):
+        pack_bundle(tmp_path / "my bundle", tmp_path / "packed.zip")
+
+
+def test_a_full_disk_leaves_nothing(bundle, tmp_path, full_disk):
+    said = full_disk(lambda: pack_bundle(bundle, tmp_path / "packed.zip"), 100_000)
+    assert "Cannot write" in said
+    assert [f.name for f in tmp_path.iterdir()] == [TOP]
+
+
+def test_the_command_says_what_it_wrote(bundle, tmp_path, capsys):
+    assert main(["pack", str(bundle), str(tmp_path / "packed.zip")]) == 0
+    shown = capsys.readouterr().out
+    assert sha256((tmp_path / "packed.zip").read_bytes()) in shown
+
+
+# Large files ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory) -> Path:
+    """A bundle whose weights have 26 MB, and a picture as large."""
+    root = small_bundle(tmp_path_factory.mktemp("large"))
+    spec = {**SPEC, "base": SPEC["base"] | {"channels": [480, 500]}}
+    definition = {"_target_": "perforated_monai.build_network", "spec": spec}
+    for name in ("train", "evaluate", "inference"):
+        change(root / "configs" / f"{name}.json", network_def=definition)
+    torch.save(build_network(spec).state_dict(), root / MODEL)
+    assert 25_000_000 < (root / MODEL).stat().st_size < 40_000_000
+    change(root / "models/network.json", **spec, model_sha256=sha256((root / MODEL).read_bytes()))
+    return root
+
+
+@pytest.fixture
+def server(large) -> str:
+    """Address of an HTTP server of the bundle's folder on this machine."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(large))
+    handler.log_message = lambda *_: None
+    running = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{running.server_port}"
+    running.shutdown()
+    running.server_close()
+
+
+def test_large_files_move_out_and_come_back_by_monai(large, server, tmp_path):
+    packed = pack_bundle(large, tmp_path / "packed.zip", url_base=f"{server}/")
+    content = read_zip(packed.file)
+    assert MODEL not in content and packed.size < 3_000_000
+    assert any(f"put it at {server}/{MODEL}" in note for note in packed.notes)
+    verdict = verify(packed.file)
+    assert not verdict.broken and not verdict.foreign
+    assert [(f.rule, f.severity) for f in verdict.findings] == [("bundle-files", "warning")]
+
+    with zipfile.ZipFile(packed.file) as archive:
+        archive.extractall(tmp_path)
+    monai.bundle.download_large_files(str(tmp_path / TOP))
+    assert (tmp_path / TOP / MODEL).read_bytes() == (large / MODEL).read_bytes()
+    assert verify(tmp_path / TOP).findings == []
+
+    other = build_network(SPEC).state_dict()
+    torch.save(other, tmp_path / TOP / MODEL)
+    assert "large-files" in {f.rule for f in verify(tmp_path / TOP).findings}
+
+
+def test_without_an_address_large_files_stay_and_it_is_said(large, tmp_path):
+    packed = pack_bundle(large, tmp_path / "packed.zip")
+    assert MODEL in read_zip(packed.file)
+    assert any("25 MB" in note and "--url-base" in note for note in packed.notes)
+    assert verify(packed.file).findings == []
+
+
+def test_an_address_that_the_bundle_names_is_kept(large, tmp_path):
+    root = shutil.copytree(large, tmp_path / TOP)
+    entry = {"path": MODEL, "url": "https://example.org/w.pt"}
+    (root / "large_files.yml").write_text(json.dumps({"large_files": [entry]}))
+    content = read_zip(pack_bundle(root, tmp_path / "packed.zip").file)
+    assert MODEL not in content
+    assert b"https://example.org/w.pt" in content["large_files.yml"]
+    assert sha256((root / MODEL).read_bytes()).encode() in content["large_files.yml"]
+
+
+PACK_FOREVER = """
+import sys
+from pathlib import Path
+from perforated_monai.pack import pack_bundle
+
+while True:
+    pack_bundle(sys.argv[1], sys.argv[2])
+    print("packed", flush=True)
+    Path(sys.argv[2]).unlink()
+"""
+
+
+def test_a_kill_while_packing_leaves_no_zip_under_its_name(large, tmp_path):
+    # A process of its own, since a fork of one with OpenMP threads may crash before it is killed.
+    command = [sys.executable, "-c", PACK_FOREVER, str(large), str(tmp_path / "packed.zip")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as packing:
+        assert packing.stdout.readline() == b"packed\n"
+        time.sleep(random.uniform(0, 0.4))
+        packing.kill()
+    assert packing.returncode == -signal.SIGKILL
+    whole = tmp_path / "packed.zip"
+    assert not whole.exists() or not verify(whole).broken

@@ -1,0 +1,132 @@
+"""Real training runs that are small: phantoms, the shipped configs, a two-level UNet."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+
+from perforated_monai import UserError
+
+BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "hippocampus_mri_dendritic"
+
+# Everything that makes the shipped configuration small; all else is as shipped.
+SMALL = {
+    "base_network_def::channels": [4, 8],
+    "base_network_def::strides": [2],
+    "base_network_def::num_res_units": 1,
+    "roi_size": [16, 16, 16],
+    "val_roi_size": [48, 64, 48],  # one window a volume
+    "learning_rate": 0.01,
+    "epochs": 3,
+    "device": "$torch.device('cpu')",
+}
+# Two growths in nine epochs, whatever the Dice does.
+GROW = {
+    "dendrites::switch": "fixed",
+    "dendrites::patience": 3,
+    "dendrites::max_dendrites": 2,
+    "dendrites::improvement_threshold": [0.0],
+    "epochs": 9,
+}
+
+
+def workflow(data: Path, out: Path, dendrites: bool = False, **changes: Any) -> ConfigWorkflow:
+    """The shipped training workflow on a phantom folder, initialised and ready to run."""
+    files = [BUNDLE / "configs" / "train.json"]
+    if dendrites:
+        files.append(BUNDLE / "configs" / "dendrites.yaml")
+    overrides = SMALL | (GROW if dendrites else {}) | changes
+    made = ConfigWorkflow(
+        config_file=[str(f) for f in files],
+        workflow_type="train",
+        logging_file=False,
+        bundle_root=str(BUNDLE),
+        dataset_dir=str(data),
+        manifest=str(data / "manifest.json"),
+        output_dir=str(out),
+        **overrides,
+    )
+    made.initialize()
+    return made
+
+
+def train(data: Path, out: Path, dendrites: bool = False, **changes: Any) -> ConfigWorkflow:
+    """Run a training to its end and return its workflow."""
+    made = workflow(data, out, dendrites, **changes)
+    made.run()
+    return made
+
+
+def history(out: Path) -> list[dict[str, Any]]:
+    """Events of a run, without what a clock wrote."""
+    lines = (out / "history.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(x).items() if k != "seconds"} for x in lines]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a run's best network, without the library's own text buffer (it holds times)."""
+    best = torch.load(out / "checkpoints" / "best.pt", weights_only=True)["network"]
+    return {k: v for k, v in best.items() if k != "tracker_string"}
+
+
+def same_run(one: Path, other: Path) -> None:
+    """Assert that two runs ended bit for bit alike."""
+    assert history(one) == history(other)
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    for name, tensor in a.items():
+        assert torch.equal(tensor, b[name]), name
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """Run ``work`` in a forked child; its exit code, or minus the signal that ended it.
+
+    A fresh process would spend most of its time on imports.
+    """
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+@contextlib.contextmanager
+def refused(pattern: str) -> Iterator[None]:
+    """Expect a ``UserError`` that matches, also inside what MONAI wraps around it."""
+    with pytest.raises(Exception) as caught:
+        yield
+    error = user_error(caught.value)
+    assert error is not None, caught.value
+    assert re.search(pattern, str(error)), str(error)
+
+
+def user_error(error: BaseException | None) -> UserError | None:
+    """The ``UserError`` in a chain of causes, if there is one."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def kill_self() -> None:
+    """SIGKILL: no cleaning up, no last words."""
+    os.kill(os.getpid(), signal.SIGKILL)

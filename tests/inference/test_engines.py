@@ -1,0 +1,154 @@
+"""Engines give the network's outputs; the choice is the fastest that agrees, with its reason."""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from perforated_monai import UserError, build_network
+from perforated_monai.dendrites.layer import FUSIBLE
+from perforated_monai.inference import engines
+from perforated_monai.inference.formats import FIXED_SIZE, Source, choose_formats, missing_packages
+from perforated_monai.inference.patches import smooth_noise
+from perforated_monai.networks.agreement import compare, outputs
+
+UNET = {
+    "name": "UNet",
+    "spatial_dims": 2,
+    "in_channels": 1,
+    "out_channels": 3,
+    "channels": [4, 8],
+    "strides": [2],
+    "num_res_units": 1,
+}
+# Largest difference beside the largest output: exact up to sums in another order, or 8 bits.
+TOLERANCE = {"torch-bf16": 0.05, "openvino-bf16": 0.05, "openvino-int8": 0.5, "tensorrt": 0.02}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    torch.manual_seed(0)
+    plain = build_network({"format": 1, "base": UNET, "dendrites": {}})
+    names = [n for n, m in plain.named_modules() if isinstance(m, FUSIBLE)]
+    dendrites = {n: {"count": 2, "kind": "copy", "activation": "sigmoid"} for n in names}
+    network = build_network({"format": 1, "base": UNET, "dendrites": dendrites}).eval()
+    for name, parameter in network.named_parameters():
+        if name.endswith(("to_output", "between")):
+            nn.init.normal_(parameter, std=0.3)
+    (tmp_path / "models").mkdir()
+    return Source(tmp_path, network, (1, 16, 16), UNET["name"] in FIXED_SIZE)
+
+
+@pytest.fixture
+def batches() -> list[torch.Tensor]:
+    patches = smooth_noise((1, 16, 16), 4)
+    return [torch.cat(patches[:2]), torch.cat(patches[2:])]
+
+
+@pytest.mark.parametrize("name", engines.ENGINES)
+def test_every_engine_gives_the_outputs(name: str, source: Source, batches) -> None:
+    runs = engines.load_engines(source, batches, [name])
+    if not runs:
+        missing = missing_packages(engines.ENGINES[name].packages) or ["a GPU"]
+        pytest.skip(f"engine {name} needs {', '.join(missing)}")
+    reference = outputs(source.network, batches)
+    found = compare(reference, outputs(runs[name], batches))
+    assert found["relative"] < TOLERANCE.get(name, 1e-5)
+    assert [o.dtype for o in outputs(runs[name], batches)] == [torch.float32] * 2
+    one = batches[0][:1, :, :8]  # another batch and size
+    torch.testing.assert_close(
+        outputs(runs[name], [one])[0],
+        outputs(source.network, [one])[0],
+        rtol=0,
+        atol=10 * TOLERANCE.get(name, 1e-5),
+    )
+
+
+def test_the_calibrated_model_is_read_from_the_bundle(source: Source, batches) -> None:
+    if missing_packages(["openvino", "nncf"]):
+        pytest.skip("engine openvino-int8 needs openvino and nncf")
+    first = outputs(
+        engines.load_engines(source, batches, ["openvino-int8"])["openvino-int8"], batches
+    )
+    file = engines.save_int8(source, batches)
+    digest = hashlib.sha256(file.with_suffix(".bin").read_bytes()).hexdigest()
+    again = engines.load_engines(source, [], ["openvino-int8"])["openvino-int8"]
+    torch.testing.assert_close(outputs(again, batches), first, rtol=0, atol=1e-3)
+    assert hashlib.sha256(file.with_suffix(".bin").read_bytes()).hexdigest() == digest
+
+
+def test_openvino_reports_nothing(source: Source, batches, tmp_path: Path, monkeypatch) -> None:
+    if missing_packages(["openvino"]):
+        pytest.skip("openvino is not installed")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    engines.load_engines(source, batches, ["openvino"])
+    import sys
+
+    assert sys.modules["openvino_telemetry"] is None
+    assert not list((tmp_path / "home").rglob("*"))
+
+
+def test_the_fastest_that_agrees_is_taken(source: Source, batches) -> None:
+    slow = engines.load_engines(source, batches, ["torch"])["torch"]
+    wrong = outputs(source.network, [torch.zeros_like(batches[0])])[0]
+    runs = {
+        "torch": lambda x: [slow(x) for _ in range(20)][-1],
+        "onnxruntime": slow,
+        "torch-bf16": lambda x: wrong,  # fastest of all, and wrong
+    }
+    name, reason = engines.fastest(runs, batches, True, "4 patches")
+    assert name == "onnxruntime"
+    assert reason.startswith("onnxruntime: ") and "torch-bf16 was faster" in reason
+    assert "4 patches" in reason and "Not tried" in reason
+
+
+def test_float32_torch_is_always_left(source: Source, batches) -> None:
+    wrong = outputs(source.network, [torch.zeros_like(batches[0])])[0]
+    runs = engines.load_engines(source, batches, ["torch"]) | {"torch-bf16": lambda x: wrong}
+    assert engines.fastest(runs, batches, True, "patches")[0] == "torch"
+
+
+def test_unknown_and_missing_engines_are_named(source: Source) -> None:
+    with pytest.raises(UserError, match="got 'warp'"):
+        engines.load_engines(source, [], ["warp"])
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match=r"tensorrt needs .*a GPU.*perforated-monai\[engines\]"):
+            engines.load_engines(source, [], ["tensorrt"], required=True)
+
+
+def test_unknown_and_missing_formats_are_named(monkeypatch) -> None:
+    with pytest.raises(UserError, match="ts, pt2, onnx; got 'keras'"):
+        choose_formats(["keras"])
+    from perforated_monai.inference import formats
+
+    monkeypatch.setitem(formats.PACKAGES, "onnx", ["onnx", "a_package_nobody_has"])
+    with pytest.raises(UserError, match=r"a_package_nobody_has.*perforated-monai\[export\]"):
+        choose_formats(["onnx"])
+    assert choose_formats(None) == ["ts", "pt2"]
+    assert "a_package_nobody_has" in formats.unavailable()[0]
+
+
+@pytest.mark.parametrize("name", ["torchscript-optimized", "onnxruntime", "openvino"])
+def test_engines_serve_several_threads_at_a_time(name: str, source: Source) -> None:
+    if missing := missing_packages(engines.ENGINES[name].packages):
+        pytest.skip(f"engine {name} needs {', '.join(missing)}")
+    patches = smooth_noise((1, 16, 16), 12)
+    run = engines.load_engines(source, [], [name])[name]
+    before = torch.get_num_threads()
+
+    def call(k: int) -> torch.Tensor:
+        torch.set_num_threads(1 + k % 2)
+        return run(patches[k])
+
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(call, range(12)))
+    finally:
+        torch.set_num_threads(before)
+    expected = outputs(source.network, patches)
+    for k in range(12):
+        torch.testing.assert_close(found[k], expected[k], rtol=0, atol=1e-4)

@@ -1,0 +1,267 @@
+"""RunHandler: run folder, history, best network, exact resume, refusals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from ignite.engine import Events
+
+from helpers.harness import (
+    history,
+    in_child,
+    kill_self,
+    refused,
+    same_run,
+    train,
+    workflow,
+)
+from perforated_monai import UserError
+from perforated_monai.training import checkpoints as checkpoint
+from perforated_monai.training.checkpoints import load_hashed
+from perforated_monai.training.run_handler import RunHandler
+
+
+@pytest.fixture(scope="module")
+def plain(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("plain")
+    train(phantoms, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def grown(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("grown")
+    train(phantoms, out, dendrites=True)
+    return out
+
+
+# -- what a run leaves -----------------------------------------------------------------------
+
+
+def test_run_folder(plain: Path) -> None:
+    names = {p.name for p in plain.iterdir()}
+    assert {"config.json", "history.jsonl", "checkpoints", "dice.png", "tensorboard"} <= names
+    assert "tracker" not in names
+    kept = sorted(p.name for p in (plain / "checkpoints").glob("*.pt"))
+    assert kept == ["best.pt", "epoch_0002.pt", "epoch_0003.pt"]
+    config = json.loads((plain / "config.json").read_text())
+    assert config["config"]["base_network_def"]["channels"] == [4, 8]
+    assert config["versions"]["torch"] == torch.__version__
+    assert len(config["manifest_sha256"]) == 64
+    assert not list(plain.rglob("*.tmp"))
+
+
+def test_history_and_best_agree(plain: Path) -> None:
+    epochs = [e for e in history(plain) if e["event"] == "epoch"]
+    assert [e["epoch"] for e in epochs] == [1, 2, 3]
+    best = max(epochs, key=lambda e: e["dice"])
+    saved = load_hashed(plain / "checkpoints" / "best.pt")
+    assert (saved["epoch"], saved["dice"]) == (best["epoch"], best["dice"])
+    assert history(plain)[-1]["best_dice"] == best["dice"]
+    assert best["dice"] == pytest.approx(sum(best["dice_per_class"]) / 2, abs=1e-5)
+
+
+def test_epochs_before_growth_are_those_of_the_plain_run(plain: Path, grown: Path) -> None:
+    """Tracker and dendrite initialisation draw from generators of their own."""
+
+    def first(out: Path) -> list[tuple]:
+        epochs = [e for e in history(out) if e["event"] == "epoch"]
+        return [(e["loss"], e["dice"], e["lr"]) for e in epochs[:3]]
+
+    growth = next(e for e in history(grown) if e["event"] == "grow")
+    assert growth["epoch"] >= 2
+    count = growth["epoch"]
+    assert first(plain)[:count] == first(grown)[:count]
+
+
+def test_parameters_are_counted_as_exported(grown: Path) -> None:
+    sets = {e["dendrite_sets"]: e["parameters"] for e in history(grown) if e["event"] == "epoch"}
+    assert sets[0] < sets[1]
+    saved = load_hashed(grown / "checkpoints" / "best.pt")
+    assert saved["growth"]["sets"] >= 1
+
+
+def test_every_epoch_counts_against_the_budget(grown: Path) -> None:
+    epochs = [e["epoch"] for e in history(grown) if e["event"] == "epoch"]
+    assert epochs == list(range(1, len(epochs) + 1))
+    assert len(epochs) <= 9
+
+
+# -- exact resume ----------------------------------------------------------------------------
+
+
+def run_until(data: Path, out: Path, stop: Callable, dendrites: bool, **changes: object) -> int:
+    """Train in a forked child that ``stop(trainer)`` ends; the child's exit code."""
+
+    def work() -> None:
+        made = workflow(data, out, dendrites, **changes)
+        stop(made.parser.get_parsed_content("train::trainer"))
+        made.run()
+
+    return in_child(work)
+
+
+def kill_at(epoch: int, event: Events) -> Callable:
+    def stop(trainer) -> None:
+        def check() -> None:
+            if trainer.state.epoch == epoch:
+                kill_self()
+
+        trainer.add_event_handler(event, check)
+
+    return stop
+
+
+def kill_inside(function: str, call: int) -> Callable:
+    """SIGKILL half-way through the n-th call of a function of checkpoint.py."""
+
+    def stop(_trainer) -> None:
+        calls = {"n": 0}
+        original = getattr(checkpoint, function)
+
+        def dies(path: Path, data: bytes) -> None:
+            calls["n"] += 1
+            if calls["n"] == call:
+                Path(path).with_name("half.tmp").write_bytes(data[: len(data) // 2])
+                kill_self()
+            original(path, data)
+
+        setattr(checkpoint, function, dies)
+
+    return stop
+
+
+@pytest.mark.parametrize(
+    ("dendrites", "stop"),
+    [
+        pytest.param(False, kill_at(2, Events.ITERATION_COMPLETED), id="plain, in a step"),
+        pytest.param(True, kill_at(4, Events.EPOCH_STARTED), id="grown, after the first growth"),
+        pytest.param(True, kill_inside("write_bytes", 7), id="grown, inside a checkpoint write"),
+    ],
+)
+def test_killed_run_goes_on_exactly(
+    phantoms: Path, tmp_path: Path, plain: Path, grown: Path, dendrites: bool, stop: Callable
+) -> None:
+    assert run_until(phantoms, tmp_path, stop, dendrites) == -signal.SIGKILL
+    assert in_child(lambda: train(phantoms, tmp_path, dendrites) and None) == 0
+    same_run(tmp_path, grown if dendrites else plain)
+
+
+def test_another_worker_count_changes_nothing(phantoms: Path, tmp_path: Path, plain: Path) -> None:
+    assert in_child(lambda: train(phantoms, tmp_path, num_workers=2) and None) == 0
+    same_run(tmp_path, plain)
+
+
+def test_damaged_checkpoint_is_named_and_the_one_before_used(
+    phantoms: Path, tmp_path: Path, plain: Path
+) -> None:
+    stop = kill_at(3, Events.ITERATION_COMPLETED)
+    assert run_until(phantoms, tmp_path, stop, False) == -signal.SIGKILL
+    last = tmp_path / "checkpoints" / "epoch_0002.pt"
+    data = bytearray(last.read_bytes())
+    data[len(data) // 2] ^= 1
+    last.write_bytes(data)
+    half = last.with_name(".epoch_0003.pt.123.tmp")
+    half.write_bytes(b"half")
+    with pytest.warns(UserWarning, match="epoch_0002.pt is damaged"):
+        train(phantoms, tmp_path)
+    assert not half.exists()
+    same_run(tmp_path, plain)
+
+
+def test_sigterm_exits_143_with_a_whole_checkpoint(
+    phantoms: Path, tmp_path: Path, plain: Path
+) -> None:
+    def stop(trainer) -> None:
+        def send() -> None:
+            if trainer.state.epoch == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, send)
+
+    assert run_until(phantoms, tmp_path, stop, False) == 143
+    assert load_hashed(tmp_path / "checkpoints" / "epoch_0002.pt")["epoch"] == 2
+    train(phantoms, tmp_path)
+    same_run(tmp_path, plain)
+
+
+# -- refusals --------------------------------------------------------------------------------
+
+
+def test_finished_folder_is_refused(phantoms: Path, plain: Path) -> None:
+    before = (plain / "history.jsonl").read_bytes()
+    with refused("finished run of 3 epochs"):
+        train(phantoms, plain)
+    assert (plain / "history.jsonl").read_bytes() == before
+
+
+def test_another_configuration_is_refused(phantoms: Path, tmp_path: Path) -> None:
+    assert run_until(phantoms, tmp_path, kill_at(2, Events.EPOCH_STARTED), False) == -signal.SIGKILL
+    with refused("learning_rate: 0.01 then, 0.02 now"):
+        train(phantoms, tmp_path, learning_rate=0.02)
+    with refused("another configuration|without dendrites"):
+        train(phantoms, tmp_path, dendrites=True, epochs=3)
+
+
+def test_folder_that_cannot_be_made_is_refused(phantoms: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with refused("cannot be written"):
+        train(phantoms, tmp_path / "file" / "run")
+
+
+def test_growth_without_run_handler_is_refused() -> None:
+    from ignite.engine import Engine
+
+    with pytest.raises(UserError, match="needs a RunHandler"):
+        RunHandler.of(Engine(lambda *_: None))
+
+
+# -- the command line ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (["--dataset_dirr", "x"], ["dataset_dirr", "dataset_dir"]),
+        (["--dataset_dir", "no/such/folder"], ["no/such/folder"]),
+    ],
+)
+def test_last_line_names_the_mistake(
+    repo: Path, tmp_path: Path, override: list[str], words: list[str]
+) -> None:
+    bundle = repo / "bundles" / "hippocampus_mri_dendritic"
+    command = [sys.executable, "-m", "monai.bundle", "run"]
+    command += ["--config_file", str(bundle / "configs" / "train.json")]
+    command += ["--bundle_root", str(bundle), "--output_dir", str(tmp_path / "out"), *override]
+    start = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1, time.monotonic() - start
+    last = done.stderr.strip().splitlines()[-1]
+    assert all(word in last for word in words), last
+    assert not (tmp_path / "out").exists()
+
+
+def test_last_line_of_an_inference_names_the_volume(
+    repo: Path, phantoms: Path, tmp_path: Path
+) -> None:
+    """Also where a progress bar is open: its clean-up must not come last."""
+    bundle, scans = repo / "bundles" / "hippocampus_mri_dendritic", tmp_path / "scans"
+    scans.mkdir()
+    whole = sorted((phantoms / "imagesTr").glob("*.nii.gz"))[0].read_bytes()
+    (scans / "a.nii.gz").write_bytes(whole)
+    (scans / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    command = [sys.executable, "-m", "monai.bundle", "run"]
+    command += ["--config_file", str(bundle / "configs" / "inference.json")]
+    command += ["--bundle_root", str(bundle), "--dataset_dir", str(scans)]
+    command += ["--output_dir", str(tmp_path / "masks")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "cut.nii.gz" in done.stderr.strip("\n").splitlines()[-1]
+    assert [p.name for p in (tmp_path / "masks").iterdir()] == ["a_seg.nii.gz"]
