@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from .errors import UserError
     from .growth.handler import DendriteHandler
     from .inference.trt import trt_network
-    from .networks.build import build_network, load_weights
+    from .networks.build import build_network
+    from .networks.weights import load_weights
     from .training.case_table import CaseTable
     from .training.run_handler import RunHandler
     from .training.sparsity_handler import SparsityHandler

@@ -26,7 +26,7 @@ NAMES = {
     "datalist": "data.lists",
     "find_volumes": "data.lists",
     "guard_command_line": "bundle.overrides",
-    "load_weights": "networks.build",
+    "load_weights": "networks.weights",
     "trt_network": "inference.trt",
     "watch_bundle": "bundle.overlay.watch",
 }

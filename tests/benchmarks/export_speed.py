@@ -38,8 +38,8 @@ from perforated_monai.growth.tracker import Tracker, forward_settings
 from perforated_monai.inference import engines
 from perforated_monai.inference.formats import Source, quiet
 from perforated_monai.networks.agreement import compare, machine, outputs
-from perforated_monai.networks.build import count_parameters
 from perforated_monai.networks.cost import peak_memory, time_patches
+from perforated_monai.networks.surgery import count_parameters
 from perforated_monai.training.cpu_memory import keep_freed_memory
 
 BASE = {

@@ -21,8 +21,7 @@ from monai.metrics import compute_dice
 from monai.networks.utils import one_hot
 from scipy import stats
 
-from perforated_monai.export.into_bundle import make_spec
-from perforated_monai.growth.trained import load_trained
+from perforated_monai.growth.trained import load_trained, make_spec
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "hippocampus_mri_dendritic"
 Cases = dict[str, np.ndarray]  # case -> Dice of each class

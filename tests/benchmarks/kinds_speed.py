@@ -20,8 +20,8 @@ from perforated_monai.dendrites.config import KINDS, DendriteConfig
 from perforated_monai.dendrites.kinds import resolve
 from perforated_monai.dendrites.targets import find_layers, kind_of_config
 from perforated_monai.networks.agreement import machine
-from perforated_monai.networks.build import count_parameters
 from perforated_monai.networks.cost import count_flops, time_patches
+from perforated_monai.networks.surgery import count_parameters
 
 COMMON = {"name": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 3}
 NETWORKS = {

@@ -21,14 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from perforated_monai import build_network
-from perforated_monai.export.into_bundle import make_spec
-from perforated_monai.growth.trained import load_trained
+from perforated_monai.growth.trained import load_trained, make_spec
 from perforated_monai.inference.patches import load_patches
 from perforated_monai.networks.agreement import machine
-from perforated_monai.networks.build import count_parameters
 from perforated_monai.networks.catalogue import SparseUNet
 from perforated_monai.networks.cost import count_flops, time_patches
 from perforated_monai.networks.sparse.gates import DriveGate
+from perforated_monai.networks.surgery import count_parameters
 from perforated_monai.training.cpu_memory import keep_freed_memory
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "hippocampus_mri_dendritic"

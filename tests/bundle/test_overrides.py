@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigParser
 
-from perforated_monai.bundle.overrides import check_overrides, config_of_caller, guard_command_line
+from perforated_monai.bundle.overrides import check_overrides, guard_command_line
 from perforated_monai.errors import UserError
+from perforated_monai.training.run_config import config_of_caller
 
 CONFIG = {
     "imports": ["$import perforated_monai"],
@@ -152,7 +153,7 @@ def test_other_command_lines_are_left_alone(argv: list[str], config: Path, monke
 
 def test_a_component_finds_the_merged_configuration() -> None:
     parser = ConfigParser({"epochs": 2, "text": "@epochs", "_meta_": {"version": "1"}})
-    parser["who"] = {"_target_": "perforated_monai.bundle.overrides.config_of_caller"}
+    parser["who"] = {"_target_": "perforated_monai.training.run_config.config_of_caller"}
     parser["epochs"] = 7
     found = parser.get_parsed_content("who")
     assert found["epochs"] == 7
@@ -162,7 +163,9 @@ def test_a_component_finds_the_merged_configuration() -> None:
 
 def test_an_expression_finds_it_too() -> None:
     parser = ConfigParser({"imports": ["$import perforated_monai.cli_config"], "epochs": 2})
-    parser["who"] = "$__import__('perforated_monai.bundle.overrides').cli_config.config_of_caller()"
+    parser["who"] = (
+        "$__import__('perforated_monai.training.run_config').training.run_config.config_of_caller()"
+    )
     assert parser.get_parsed_content("who")["epochs"] == 2
 
 

@@ -18,8 +18,8 @@ from perforated_monai.data.phantoms import make_phantoms
 from perforated_monai.data.prepare import write_manifest
 from perforated_monai.export.into_bundle import export_run
 from perforated_monai.inference.segment import Options, Segmenter, segment_folder
-from perforated_monai.networks.build import count_parameters
-from perforated_monai.networks.sparse.fold import folded_line
+from perforated_monai.networks.fold import folded_line
+from perforated_monai.networks.surgery import count_parameters
 from perforated_monai.training.sparsity_handler import SparsityHandler
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,8 +15,9 @@ from helpers.harness import BUNDLE, history
 from perforated_monai.data.phantoms import make_phantoms
 from perforated_monai.data.prepare import write_manifest
 from perforated_monai.export.into_bundle import export_run
-from perforated_monai.networks.build import build_network, count_parameters
+from perforated_monai.networks.build import build_network
 from perforated_monai.networks.cost import count_flops
+from perforated_monai.networks.surgery import count_parameters
 
 PLAIN = ("train.json", "tiny.yaml")
 GROWN = (*PLAIN, "tiny_dendrites.yaml")

@@ -13,7 +13,7 @@ from helpers.tiny import UNET, assert_nothing_of_the_library, outputs
 from perforated_monai import UserError, build_network
 from perforated_monai.dendrites.block_layer import Branches, DendriticBlock
 from perforated_monai.growth.to_plain import make_plain
-from perforated_monai.networks.build import count_parameters
+from perforated_monai.networks.surgery import count_parameters
 
 # name: options of Convolution(spatial_dims, 4, 6, ...)
 BLOCKS = {

@@ -15,10 +15,9 @@ from perforated_monai.dendrites.config import KINDS
 from perforated_monai.dendrites.kinds import Kind, UnfitError, cost_of, resolve
 from perforated_monai.dendrites.reduced_layer import CheapDendriticLayer
 from perforated_monai.dendrites.targets import find_layers
-from perforated_monai.growth.to_plain import make_plain
-from perforated_monai.networks.build import add_dendrites, count_parameters, dendrites_entry
+from perforated_monai.growth.to_plain import delta_of, make_plain
 from perforated_monai.networks.cost import count_flops
-from perforated_monai.networks.delta import delta_of
+from perforated_monai.networks.surgery import add_dendrites, count_parameters, dendrites_entry
 from perforated_monai.networks.weights import tensor_bytes, weights_hash
 from perforated_monai.training.optimizer import OptimizerRefresh
 

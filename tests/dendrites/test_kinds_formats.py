@@ -17,8 +17,8 @@ from perforated_monai.inference.formats import (
     read_format,
     write_format,
 )
-from perforated_monai.networks.build import count_parameters
 from perforated_monai.networks.cost import count_flops
+from perforated_monai.networks.surgery import count_parameters
 
 BASE = {
     "name": "UNet",

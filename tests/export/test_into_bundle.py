@@ -22,8 +22,8 @@ from perforated_monai.dendrites.layer import DendriticLayer
 from perforated_monai.dendrites.reduced_layer import CheapDendriticLayer
 from perforated_monai.export import into_bundle as export
 from perforated_monai.export import parity as proof
-from perforated_monai.export.into_bundle import export_formats, export_run, make_spec
-from perforated_monai.growth.trained import Trained
+from perforated_monai.export.into_bundle import export_formats, export_run
+from perforated_monai.growth.trained import Trained, make_spec
 from perforated_monai.inference.formats import (
     FIXED_SIZE,
     PACKAGES,

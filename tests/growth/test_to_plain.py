@@ -9,7 +9,7 @@ from helpers.tiny import UNET, assert_nothing_of_the_library, outputs
 from perforated_monai import build_network
 from perforated_monai.dendrites.layer import DendriticLayer
 from perforated_monai.growth.to_plain import make_plain
-from perforated_monai.networks.build import count_parameters
+from perforated_monai.networks.surgery import count_parameters
 
 
 @pytest.mark.parametrize("sets", [1, 2, 3])

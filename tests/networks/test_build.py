@@ -9,7 +9,8 @@ from torch import nn
 
 from perforated_monai import UserError, build_network, load_weights
 from perforated_monai.dendrites.layer import FUSIBLE, DendriticLayer
-from perforated_monai.networks.build import base_spec, count_parameters, replace_module
+from perforated_monai.networks.build import base_spec
+from perforated_monai.networks.surgery import count_parameters, replace_module
 
 # name: base entry, spatial dims, input size
 BASES = {

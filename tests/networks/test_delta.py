@@ -19,9 +19,8 @@ from perforated_monai.commands.main import main
 from perforated_monai.export.delta import export_delta
 from perforated_monai.export.new_bundle import export_to_new_bundle
 from perforated_monai.growth.frozen_base import differing
-from perforated_monai.growth.to_plain import make_plain
+from perforated_monai.growth.to_plain import delta_of, make_plain
 from perforated_monai.growth.trained import load_trained
-from perforated_monai.networks.delta import delta_of
 from perforated_monai.networks.weights import tensor_bytes, weights_hash
 
 pytest.importorskip("perforatedai", reason="extra train is not installed: nothing can grow")

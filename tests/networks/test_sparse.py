@@ -9,12 +9,12 @@ from torch import nn
 
 from perforated_monai import UserError, build_network
 from perforated_monai.dendrites.layer import FUSIBLE
-from perforated_monai.networks.build import count_parameters
 from perforated_monai.networks.cost import count_flops
+from perforated_monai.networks.fold import fold, without_masks
 from perforated_monai.networks.sparse.branched import BranchedConvolution
-from perforated_monai.networks.sparse.fold import fold, without_masks
 from perforated_monai.networks.sparse.gates import DriveGate
 from perforated_monai.networks.sparse.hard_concrete import BranchMasks
+from perforated_monai.networks.surgery import count_parameters
 
 BASE = {
     "name": "SparseUNet",

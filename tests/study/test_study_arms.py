@@ -16,7 +16,7 @@ from torch import nn
 from helpers.harness import BUNDLE, SMALL, history, in_child, kill_self, refused, same_run
 from perforated_monai.dendrites.config import DendriteConfig
 from perforated_monai.dendrites.targets import find_layers, kind_of_config
-from perforated_monai.networks.build import count_parameters
+from perforated_monai.networks.surgery import count_parameters
 from perforated_monai.study.arms import Leader, arm_settings
 from perforated_monai.study.handlers.branch import add_branch, load_branches
 from perforated_monai.study.handlers.reload import best_network

@@ -9,7 +9,6 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from monai.bundle import ComponentLocator, ConfigParser
@@ -17,22 +16,6 @@ from tqdm import tqdm
 
 from ..errors import UserError
 from .ids import has, value_of
-
-
-def config_of_caller() -> dict[str, Any]:
-    """The merged configuration that is being instantiated further up the stack, or ``{}``.
-
-    A component cannot ask MONAI's parser for the whole configuration (a macro of the root would
-    contain itself), so the parser is found in the calling frames. It holds the files and all
-    overrides, references unresolved: the text that would run the same again.
-    """
-    frame: FrameType | None = inspect.currentframe()
-    while frame is not None:
-        owner = frame.f_locals.get("self")
-        if isinstance(owner, ConfigParser):
-            return {k: v for k, v in dict(owner.get()).items() if k != "_meta_"}
-        frame = frame.f_back
-    return {}
 
 
 def guard_command_line() -> None:

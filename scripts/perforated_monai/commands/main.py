@@ -145,7 +145,7 @@ def export(
     """
     from ..export.into_bundle import export_formats, export_run
     from ..inference.formats import as_list, choose_formats, unavailable
-    from ..networks.sparse.fold import folded_line
+    from ..networks.fold import folded_line
 
     if not bundle:
         msg = "export needs --bundle DIR, and the run folder unless model.pt is there already."

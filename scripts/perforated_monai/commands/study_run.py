@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 from ..errors import UserError
 from ..inference.formats import as_list
 from ..study import results
 from ..study.runner import StudyRunner, refuse_missing_data, trials_of
-from ..study.study_file import Study, load_study
+from ..study.study_file import load_study
 from ..study.tracking import trackers
-from ..study.trial import Places, Trial
+from ..study.trial import Places, Trial, places_of
 
 
 def run(
@@ -82,17 +81,6 @@ def status(file: str, results_dir: str = "", storage: str = "") -> int:
         print(f"{trial.id:<40} {state:<8} {note}".rstrip())
     print(", ".join(f"{n} {state}" for state, n in counts.items()))
     return 0
-
-
-def places_of(study: Study, dataset: str, kept: str, work: str, manifest: str) -> Places:
-    """Folders of a study; by default results lie beside the study file."""
-    folder = Path(kept) if kept else study.file.parent / "results" / study.name
-    return Places(
-        results=folder,
-        work=Path(work) if work else folder / "work",
-        dataset=Path(dataset).resolve() if dataset else Path(),
-        manifest=Path(manifest).resolve() if manifest else None,
-    )
 
 
 def _status(places: Places, trial: Trial) -> str:

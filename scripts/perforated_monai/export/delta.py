@@ -11,11 +11,11 @@ from .._version import __version__
 from ..bundle.staged import new_folder
 from ..errors import UserError
 from ..files import sha256, write_bytes, write_json
-from ..growth.trained import load_trained
+from ..growth.to_plain import delta_of
+from ..growth.trained import load_trained, make_spec
 from ..networks.build import build_network
-from ..networks.delta import FILE, delta_of
+from ..networks.delta import FILE
 from ..networks.weights import tensor_bytes
-from .into_bundle import make_spec
 from .new_bundle import refuse_overlap
 
 

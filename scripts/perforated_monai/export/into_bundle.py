@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 from collections.abc import Sequence
@@ -15,15 +14,15 @@ from .._version import __version__
 from ..bundle.staged import finish, remove_at_end, staged
 from ..errors import UserError
 from ..files import sha256, write_bytes, write_json, write_text
-from ..growth.to_plain import make_plain
-from ..growth.trained import Trained, load_trained
+from ..growth.trained import Trained, load_trained, make_spec
 from ..inference import engines
 from ..inference.formats import FIXED_SIZE, PACKAGES, Source, choose_formats
 from ..inference.patches import load_patches
 from ..networks import agreement as parity
-from ..networks.build import build_network, count_parameters, dendrites_entry, load_weights
-from ..networks.sparse.fold import fold, saving
-from ..networks.weights import tensor_bytes
+from ..networks.build import build_network
+from ..networks.fold import saving
+from ..networks.surgery import count_parameters
+from ..networks.weights import load_weights, tensor_bytes
 from .parity import Reference, prove, refuse_difference, trained_outputs
 
 _CONFIGS = ("train.json", "evaluate.json", "inference.json")
@@ -135,20 +134,6 @@ def export_formats(
         report["trained"] = {k: record[k] for k in ("max_abs_difference", "label_agreement")}
         write_proof(stage, bundle, report)
     return record
-
-
-def make_spec(trained: Trained) -> tuple[dict[str, Any], nn.Module]:
-    """Network spec of a trained network, and the plain network built from it, with its weights.
-
-    Masked branches are gone from both (``fold.py``).
-    """
-    plain = copy.deepcopy(trained.network)
-    counts = make_plain(plain, trained.activation) if trained.grown else {}
-    dendrites = {name: dendrites_entry(plain.get_submodule(name)) for name in counts}
-    spec = {"format": 1, "base": trained.base, "dendrites": dendrites}
-    network = build_network(spec)
-    network.load_state_dict(plain.state_dict(), strict=True)
-    return fold(spec, network.eval())
 
 
 # -- reading and writing ---------------------------------------------------------------------

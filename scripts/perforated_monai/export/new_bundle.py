@@ -16,7 +16,7 @@ from ..bundle.configs import find_config, has_id, read_config, replace_in_config
 from ..bundle.staged import new_folder
 from ..errors import UserError
 from ..files import sha256, write_bytes, write_json, write_text
-from ..growth.trained import Trained, load_trained
+from ..growth.trained import Trained, load_trained, make_spec
 from ..inference.formats import choose_formats
 from ..inference.patches import Patches, load_patches, noise_patches
 from ..networks import agreement as parity
@@ -25,7 +25,6 @@ from ..networks.weights import tensor_bytes
 from .into_bundle import (
     definition_of,
     eval_metrics,
-    make_spec,
     mark_phantoms,
     network_record,
     source_of,

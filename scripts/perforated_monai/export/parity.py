@@ -15,8 +15,9 @@ from ..inference import engines
 from ..inference.formats import Source, missing_packages, read_format, write_format
 from ..inference.patches import BATCH, Patches
 from ..networks import agreement as parity
-from ..networks.build import build_network, count_parameters
+from ..networks.build import build_network
 from ..networks.cost import Run, count_flops
+from ..networks.surgery import count_parameters
 
 LARGEST_DIFFERENCE = 1e-5
 

@@ -11,7 +11,7 @@ from ..dendrites.branches import Dendrite
 from ..dendrites.kinds import Kind
 from ..dendrites.wrapped import wrapped_modules
 from ..errors import UserError
-from ..networks.build import add_dendrites, replace_module
+from ..networks.surgery import add_dendrites, replace_module
 
 
 def make_plain(network: nn.Module, activation: str) -> dict[str, int]:
@@ -63,3 +63,22 @@ def between_rows(module: Any, count: int, channels: int) -> Tensor:
     rows = [entries[i].detach().reshape(i, channels) for i in range(1, count)]
     reference = module.dendrites_to_top[-1]
     return torch.cat(rows) if rows else reference.new_zeros(0, channels)
+
+
+def delta_of(network: nn.Module) -> dict[str, Tensor]:
+    """Tensors of the dendrites of a network grown by the tracker.
+
+    ``<layer>.dendrites.<i>.<name>`` is a dendrite's own tensor, ``<layer>.to_output`` is w
+    ``(D, C)`` and ``<layer>.between`` v ``(D(D-1)/2, C)`` of ``DendriticLayer``.
+    """
+    found: dict[str, Tensor] = {}
+    for layer, module in wrapped_modules(network):
+        count = int(module.dendrite_modules_added)
+        if count == 0:
+            continue
+        for i, dendrite in enumerate(module.dendrite_module.layers):
+            found |= {f"{layer}.dendrites.{i}.{k}": v for k, v in dendrite.state_dict().items()}
+        to_output = module.dendrites_to_top[-1]
+        found[f"{layer}.to_output"] = to_output
+        found[f"{layer}.between"] = between_rows(module, count, to_output.size(1))
+    return {name: tensor.detach() for name, tensor in found.items()}

@@ -32,7 +32,7 @@ from ..dendrites.wrapped import (
     wrapped_modules,
 )
 from ..errors import UserError
-from ..networks.build import replace_module
+from ..networks.surgery import replace_module
 from .plain_tensors import run_on_plain_tensors
 from .sandbox import TrackerError, guard, inside, keep_matplotlib_backend
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import tempfile
 import warnings
@@ -11,14 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from monai.bundle import ConfigParser
 from torch import nn
 
 from ..dendrites.config import DendriteConfig
 from ..errors import UserError
 from ..networks.build import base_spec, build_network
+from ..networks.fold import fold
+from ..networks.surgery import dendrites_entry
 from ..training.checkpoints import load_hashed
+from ..training.definition import _definition
+from .to_plain import make_plain
 
 
 @dataclass(frozen=True)
@@ -108,49 +111,6 @@ def load_trained(run: str | Path) -> Trained:
     return Trained(run, network.eval(), base, best, definition, "perforated_overlay" in config)
 
 
-def refuse_another_definition(config: dict[str, Any], network: nn.Module) -> None:
-    """Refuse, before a training, a network that could not be rebuilt from its configuration.
-
-    Args:
-        config: the merged configuration.
-        network: what it made, before any layer is wrapped.
-
-    Raises:
-        UserError: for a definition with objects in it, or one that gives other tensors.
-    """
-    definition = str(config.get("perforated_overlay", {}).get("network_def", "network_def"))
-    base = base_spec(_definition(config, definition))
-    with torch.random.fork_rng(devices=[]):
-        rebuilt = build_network({"format": 1, "base": base, "dendrites": {}})
-    want = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    found = {name: tensor.shape for name, tensor in rebuilt.state_dict().items()}
-    other = sorted(n for n in want.keys() | found.keys() if want.get(n) != found.get(n))
-    if other:
-        msg = (
-            f"{definition} does not make the network that trains ({len(other)} tensors differ: "
-            f"{', '.join(other[:3])}): export could not rebuild it. Name its definition in "
-            "perforated_overlay::network_def."
-        )
-        raise UserError(msg)
-
-
-def _definition(config: dict[str, Any], key: str) -> dict[str, Any]:
-    key = "base_network_def" if "base_network_def" in config else key
-    # instantiate=False gives MONAI's own item, with references inside it resolved.
-    item = ConfigParser(config).get_parsed_content(key, instantiate=False)
-    definition = item.get_config() if hasattr(item, "get_config") else item
-    if not isinstance(definition, dict) or "_target_" not in definition:
-        msg = f"config.json of the run holds no {key} with a _target_: cannot name the network."
-        raise UserError(msg)
-    plain = {k: v for k, v in definition.items() if k not in ("_desc_", "_mode_", "_requires_")}
-    try:
-        json.dumps(plain)
-    except TypeError as error:
-        msg = f"{key} must be made from plain values to be written into a bundle: {error}."
-        raise UserError(msg) from None
-    return plain
-
-
 def _load_plain(network: nn.Module, state: dict[str, Any], run: Path) -> None:
     try:
         network.load_state_dict(state, strict=True)
@@ -183,3 +143,17 @@ def _load_grown(network: nn.Module, best: dict[str, Any], run: Path) -> None:
 def _misfit(run: Path, error: Exception) -> str:
     reason = " ".join(str(error).split())[:200]
     return f"checkpoints/best.pt of {run} is not of the network its config.json names: {reason}"
+
+
+def make_spec(trained: Trained) -> tuple[dict[str, Any], nn.Module]:
+    """Network spec of a trained network, and the plain network built from it, with its weights.
+
+    Masked branches are gone from both (``fold.py``).
+    """
+    plain = copy.deepcopy(trained.network)
+    counts = make_plain(plain, trained.activation) if trained.grown else {}
+    dendrites = {name: dendrites_entry(plain.get_submodule(name)) for name in counts}
+    spec = {"format": 1, "base": trained.base, "dendrites": dendrites}
+    network = build_network(spec)
+    network.load_state_dict(plain.state_dict(), strict=True)
+    return fold(spec, network.eval())

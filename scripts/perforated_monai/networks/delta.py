@@ -12,32 +12,11 @@ from torch import Tensor, nn
 
 from ..dendrites.branches import make_dendrite
 from ..dendrites.kinds import Kind
-from ..dendrites.wrapped import wrapped_modules
 from ..errors import UserError
-from ..growth.to_plain import between_rows
-from .build import add_dendrites, read_weights, replace_module
-from .weights import load_start, weights_hash
+from .surgery import add_dendrites, replace_module
+from .weights import load_start, read_weights, weights_hash
 
 FILE = "dendrites.pt"
-
-
-def delta_of(network: nn.Module) -> dict[str, Tensor]:
-    """Tensors of the dendrites of a network grown by the tracker.
-
-    ``<layer>.dendrites.<i>.<name>`` is a dendrite's own tensor, ``<layer>.to_output`` is w
-    ``(D, C)`` and ``<layer>.between`` v ``(D(D-1)/2, C)`` of ``DendriticLayer``.
-    """
-    found: dict[str, Tensor] = {}
-    for layer, module in wrapped_modules(network):
-        count = int(module.dendrite_modules_added)
-        if count == 0:
-            continue
-        for i, dendrite in enumerate(module.dendrite_module.layers):
-            found |= {f"{layer}.dendrites.{i}.{k}": v for k, v in dendrite.state_dict().items()}
-        to_output = module.dendrites_to_top[-1]
-        found[f"{layer}.to_output"] = to_output
-        found[f"{layer}.between"] = between_rows(module, count, to_output.size(1))
-    return {name: tensor.detach() for name, tensor in found.items()}
 
 
 def apply_delta(

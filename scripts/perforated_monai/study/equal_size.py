@@ -11,8 +11,9 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from ..errors import UserError
-from ..networks.build import base_spec, build_network, count_parameters
+from ..networks.build import base_spec, build_network
 from ..networks.cost import count_flops
+from ..networks.surgery import count_parameters
 
 TOLERANCE = 0.02
 

@@ -243,3 +243,14 @@ def _classes(bundle_root: Path) -> tuple[list[str], bool]:
             f"validate::additional_metrics ({type(error).__name__}). Correct the bundle."
         )
         raise UserError(msg) from None
+
+
+def places_of(study: Study, dataset: str, kept: str, work: str, manifest: str) -> Places:
+    """Folders of a study; by default results lie beside the study file."""
+    folder = Path(kept) if kept else study.file.parent / "results" / study.name
+    return Places(
+        results=folder,
+        work=Path(work) if work else folder / "work",
+        dataset=Path(dataset).resolve() if dataset else Path(),
+        manifest=Path(manifest).resolve() if manifest else None,
+    )

@@ -20,19 +20,19 @@ from ignite.engine import Engine, Events
 from monai.handlers import from_engine
 from torch import Tensor, nn
 
-from ..bundle.overrides import config_of_caller
 from ..errors import UserError
-from ..growth.trained import refuse_another_definition
-from ..networks.build import count_parameters
+from ..networks.surgery import count_parameters
 from ..networks.weights import load_start
 from . import distributed
 from .checkpoints import Checkpoints
 from .cpu_memory import keep_freed_memory
+from .definition import refuse_another_definition
 from .federated import refuse_in_federation
 from .history import History
 from .optimizer import OptimizerRefresh
 from .progress import Progress
 from .provenance import provenance, refuse_other_config
+from .run_config import config_of_caller
 
 _runs: weakref.WeakKeyDictionary[Engine, RunHandler] = weakref.WeakKeyDictionary()
 

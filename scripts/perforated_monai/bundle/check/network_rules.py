@@ -33,7 +33,7 @@ def network(bundle: Bundle) -> Iterator[Broken]:
 def weights(bundle: Bundle) -> Iterator[Broken]:
     if bundle.network.network is None or not (bundle.root / MODEL).is_file():
         return
-    from ...networks.build import expect_fit, read_weights
+    from ...networks.weights import expect_fit, read_weights
 
     try:
         state = read_weights(bundle.root / MODEL)

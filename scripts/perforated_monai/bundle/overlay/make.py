@@ -12,7 +12,8 @@ from monai.bundle import ConfigParser
 from ...dendrites.config import DendriteConfig
 from ...dendrites.targets import find_layers
 from ...errors import UserError
-from ...networks.build import base_spec, build_network, count_parameters
+from ...networks.build import base_spec, build_network
+from ...networks.surgery import count_parameters
 from ..ids import merged, value_of
 from .parts import Given, Parts, find_parts
 from .redirect import find_redirects, log_files

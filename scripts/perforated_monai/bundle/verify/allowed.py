@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 import monai
+import monai.inferers
 
 from ..._public import NAMES as PUBLIC
 from ...networks import catalogue as nets

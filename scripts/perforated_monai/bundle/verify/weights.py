@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from ...errors import UserError
-from ...networks.build import read_weights
+from ...networks.weights import read_weights
 from ...rules import Broken, rule
 from .walk import Unpacked
 

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 
 from ...errors import UserError
-from ..segment.read import Scan, as_scan
+from ..scan import Scan, as_scan
 from .slices import EXTRA, Slice, check_slice, in_order, silent
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])

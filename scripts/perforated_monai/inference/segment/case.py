@@ -14,13 +14,14 @@ import nibabel as nib
 
 from ...errors import UserError
 from ...files import sha256
+from ..scan import Scan
 from .cases import Case, shown
 from .cores import Turns
 from .header import Header
 from .mask import write_mask
 from .options import Options, settings_hash
 from .quality import measure_structures
-from .read import Scan, hash_files, read_headers, read_nifti
+from .read import hash_files, read_headers, read_nifti
 from .segmenter import Segmenter
 from .states import Predicted, Segmentation
 from .table import DONE, FAILED, Row, structure_cells

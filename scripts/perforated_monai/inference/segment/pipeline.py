@@ -20,7 +20,7 @@ from ...bundle.configs import find_config, read_config
 from ...errors import UserError
 from ...files import sha256
 from ...networks.agreement import exclusive_labels
-from ...networks.build import load_weights
+from ...networks.weights import load_weights
 from .window import Windows
 
 IMAGE, PRED = "image", "pred"

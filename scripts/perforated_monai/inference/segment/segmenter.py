@@ -16,13 +16,13 @@ from torch import Tensor
 
 from ...errors import UserError
 from ..patches import cut_batches
+from ..scan import Scan, make_scan
 from .grid import forget_voxels, restore
 from .infer import Predictor, fit_windows, run_whole, run_windows
 from .limits import activation_bytes, as_text, free_memory
 from .pipeline import IMAGE, Bundle, Pipeline, load_bundle
 from .predictor import engine_device, load_engine, mirrored, on_device
 from .ranges import outside_ranges
-from .read import Scan, make_scan
 from .reduce import Reducer
 from .states import Predicted, Prepared, Segmentation
 from .window import NotStitchableError, Windows

@@ -122,9 +122,9 @@ def controls(claim: Claim) -> Iterator[str]:
     """What the study's controls say, a line a comparison."""
     if claim.study is None:
         return
-    from ...commands.study_run import places_of
     from ..collect import Collected
     from ..study_file import load_study
+    from ..trial import places_of
 
     study = load_study(claim.study)
     data = Collected(study, places_of(study, "", "", "", ""))

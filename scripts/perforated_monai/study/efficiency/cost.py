@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ...networks.agreement import machine
-from ...networks.build import count_parameters
 from ...networks.cost import count_flops, peak_memory, time_patches
+from ...networks.surgery import count_parameters
 from ..energy import EnergyMeter
 from .subject import Subject
 

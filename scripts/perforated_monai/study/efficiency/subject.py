@@ -16,7 +16,8 @@ from torch import nn
 from ...data.scores import Interval, interval, read_scores
 from ...errors import UserError
 from ...files import hash_of
-from ...networks.build import build_network, load_weights
+from ...networks.build import build_network
+from ...networks.weights import load_weights
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,7 @@ def _scores(bundle: Path) -> tuple[dict[str, Interval], dict[str, float], str]:
 
 
 def _run(name: str, run: Path) -> Subject:
-    from ...export.into_bundle import make_spec
-    from ...growth.trained import load_trained
+    from ...growth.trained import load_trained, make_spec
 
     trained = load_trained(run)
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]

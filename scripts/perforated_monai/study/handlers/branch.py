@@ -17,7 +17,7 @@ from ...dendrites.layer import FUSIBLE, DendriticLayer
 from ...dendrites.reduced_layer import CheapDendriticLayer
 from ...dendrites.targets import find_layers, kind_of_config
 from ...errors import UserError
-from ...networks.build import add_dendrites, count_parameters, replace_module
+from ...networks.surgery import add_dendrites, count_parameters, replace_module
 from ...training import distributed
 from ...training.optimizer import assert_complete
 from ...training.run_handler import RunHandler

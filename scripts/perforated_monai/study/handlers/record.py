@@ -13,9 +13,9 @@ from ignite.engine import Events
 from torch import Tensor, nn
 
 from ...files import atomic, write_json
-from ...networks.build import count_parameters
 from ...networks.cost import count_flops, peak_memory, time_patches
-from ...networks.sparse.fold import without_masks
+from ...networks.fold import without_masks
+from ...networks.surgery import count_parameters
 
 _KEPT = 3
 

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...dendrites.layer import DendriticLayer
-from ...dendrites.reduced_layer import CheapDendriticLayer
-from ...errors import UserError
-from ..build import build_network, count_parameters, dendrites_entry
 from ..catalogue import SparseUNet
 from ..cost import count_flops
-from .branched import INNER, channels_of
+from ..dendrites.layer import DendriticLayer
+from ..dendrites.reduced_layer import CheapDendriticLayer
+from ..errors import UserError
+from .build import build_network
+from .sparse.branched import INNER, channels_of
+from .surgery import count_parameters, dendrites_entry
 
 Change = Callable[[Tensor], Tensor]
 

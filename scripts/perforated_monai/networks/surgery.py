@@ -1,0 +1,52 @@
+"""Change a network's layers in place, and count what it holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monai.networks.blocks import Convolution
+from torch import nn
+
+from ..dendrites.block_layer import DendriticBlock
+from ..dendrites.kinds import Kind
+from ..dendrites.layer import DendriticLayer
+from ..dendrites.reduced_layer import CheapDendriticLayer, JoinedDendriticLayer
+
+
+def replace_module(network: nn.Module, name: str, module: nn.Module) -> None:
+    """Put ``module`` at the dotted ``name``; every other reference to the old one is kept."""
+    parent, _, child = name.rpartition(".")
+    setattr(network.get_submodule(parent), child, module)
+
+
+def add_dendrites(
+    layer: nn.Module, count: int, activation: str, kind: Kind | None = None
+) -> DendriticLayer | CheapDendriticLayer:
+    """A layer or MONAI ``Convolution`` block with ``count`` dendrites and fresh weights.
+
+    Args:
+        layer: used as the template.
+        count: dendrites.
+        activation: their non-linearity.
+        kind: what they are; copies when not given. A block grows by copies alone.
+
+    Raises:
+        TypeError: for a module of another kind.
+        ValueError: for a wrong count, activation or kind.
+    """
+    if kind is not None and kind.name != "copy":
+        cheap = JoinedDendriticLayer if JoinedDendriticLayer.takes(layer, kind) else None
+        return (cheap or CheapDendriticLayer)(layer, count, kind, activation)
+    made = DendriticBlock if isinstance(layer, Convolution) else DendriticLayer
+    return made(layer, count, activation)
+
+
+def dendrites_entry(layer: Any) -> dict[str, Any]:
+    """The entry of a layer of ``add_dendrites`` in a network spec."""
+    kind = layer.resolved_kind() if isinstance(layer, CheapDendriticLayer) else Kind()
+    return {"count": layer.count, **kind.entry(), "activation": layer.activation}
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Number of parameters of a plain network (shared ones once)."""
+    return sum(p.numel() for p in network.parameters())
