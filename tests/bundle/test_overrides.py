@@ -153,7 +153,8 @@ def test_other_command_lines_are_left_alone(argv: list[str], config: Path, monke
 
 def test_a_component_finds_the_merged_configuration() -> None:
     parser = ConfigParser({"epochs": 2, "text": "@epochs", "_meta_": {"version": "1"}})
-    parser["who"] = {"_target_": "perforated_monai.training.run_config.config_of_caller"}
+    call = "training.run_config.config_of_caller()"
+    parser["who"] = f"$__import__('perforated_monai.training.run_config').{call}"
     parser["epochs"] = 7
     found = parser.get_parsed_content("who")
     assert found["epochs"] == 7
@@ -162,10 +163,9 @@ def test_a_component_finds_the_merged_configuration() -> None:
 
 
 def test_an_expression_finds_it_too() -> None:
-    parser = ConfigParser({"imports": ["$import perforated_monai.cli_config"], "epochs": 2})
-    parser["who"] = (
-        "$__import__('perforated_monai.training.run_config').training.run_config.config_of_caller()"
-    )
+    where = "perforated_monai.training.run_config"
+    parser = ConfigParser({"imports": [f"$import {where}"], "epochs": 2})
+    parser["who"] = f"$__import__('{where}').training.run_config.config_of_caller()"
     assert parser.get_parsed_content("who")["epochs"] == 2
 
 

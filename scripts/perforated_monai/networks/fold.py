@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..catalogue import SparseUNet
-from ..cost import count_flops
 from ..dendrites.layer import DendriticLayer
 from ..dendrites.reduced_layer import CheapDendriticLayer
 from ..errors import UserError
 from .build import build_network
+from .catalogue import SparseUNet
+from .cost import count_flops
 from .sparse.branched import INNER, channels_of
 from .surgery import count_parameters, dendrites_entry
 
