@@ -142,7 +142,7 @@ LEFT_OUT = {
     "models/checkpoint_epoch=3.pt": "models/checkpoint_epoch=3.pt",
     "models/more/model.pt": "models/more",
     "studies/results/trial/model.yaml": "studies/results",
-    "perforated_monai/network.py": "perforated_monai",
+    "perforated_monai/networks/build.py": "perforated_monai",
 }
 
 

@@ -140,7 +140,7 @@ def _copy_bundle(out: Path) -> Path:
     if missing:
         msg = f"The demo needs {' and '.join(missing)}: pip install 'perforated-monai[train]'."
         raise UserError(msg)
-    shipped = Path(__file__).resolve().parents[2] / "bundles" / BUNDLE
+    shipped = Path(__file__).resolve().parents[3] / "bundles" / BUNDLE
     if not shipped.is_dir():
         msg = f"The demo trains the bundle {shipped}, which is not there: run it in a checkout."
         raise UserError(msg)

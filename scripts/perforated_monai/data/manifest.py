@@ -15,7 +15,7 @@ from ..errors import UserError
 from .schema import FOLDS, SCHEMA_VERSION, Layout, broken
 
 PARTS = ("train", "validation", "test", "all")
-SHIPPED = Path(__file__).resolve().parents[2] / "data_manifests"
+SHIPPED = Path(__file__).resolve().parents[3] / "data_manifests"
 
 Checksums = dict[str, str]
 

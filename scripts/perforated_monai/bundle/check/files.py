@@ -140,4 +140,4 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-from . import config_rules as bundle_rules  # noqa: E402, F401 - they register
+from . import config_rules, metadata_rules, network_rules  # noqa: E402, F401 - they register

@@ -76,7 +76,7 @@ def select(root: Path, formats: Sequence[str] = ()) -> Selection:
 
 def package_files() -> dict[str, Path]:
     """Every file of this package, as it is installed."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     return {
         f"{PACKAGE}/{path.relative_to(root).as_posix()}": path
         for path in sorted(root.rglob("*"))
