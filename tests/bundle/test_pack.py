@@ -98,7 +98,7 @@ def test_the_package_is_packed_unchanged(bundle, tmp_path):
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert packed == sources
-    assert "perforated_monai/network.py" in packed
+    assert "perforated_monai/networks/build.py" in packed
 
 
 def test_the_bundle_is_packed_unchanged_but_for_its_metadata(bundle, tmp_path):

@@ -62,7 +62,7 @@ def test_inference_from_the_root_folder(root, tmp_path) -> None:
         stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    assert list((root / "perforated_monai" / "__pycache__").glob("network.*.pyc"))
+    assert list((root / "perforated_monai" / "networks" / "__pycache__").glob("build.*.pyc"))
 
     here = ConfigWorkflow(
         config_file=str(BUNDLE / "configs/inference.json"),

@@ -152,7 +152,7 @@ def test_the_new_bundle_passes_the_check_and_packs(exported: Path, tmp_path: Pat
     packed = pack_bundle(exported, tmp_path / "new.zip")
     with zipfile.ZipFile(packed.file) as archive:
         names = {name.partition("/")[2] for name in archive.namelist()}
-    assert {"models/model.pt", "configs/train.json", "perforated_monai/network.py"} <= names
+    assert {"models/model.pt", "configs/train.json", "perforated_monai/networks/build.py"} <= names
 
 
 def test_the_new_bundle_is_the_trained_network(exported: Path, grown: Callable) -> None:
