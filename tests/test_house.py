@@ -55,7 +55,7 @@ perforated_monai.load_weights(network, "model.pt")
 x, expected = torch.load("example.pt", weights_only=True)
 assert torch.equal(network(x), expected)
 
-from perforated_monai.tracker import Tracker
+from perforated_monai.growth.tracker import Tracker
 try:
     Tracker(network, perforated_monai.DendriteConfig(), "tracker").open()
 except perforated_monai.UserError as error:

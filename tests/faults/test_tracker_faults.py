@@ -276,8 +276,8 @@ def test_fault_14_exit_code_is_not_zero(repo: Path) -> None:
     program = (
         "import tempfile, torch\n"
         "from monai.networks.nets import UNet\n"
-        "from perforated_monai.config import DendriteConfig\n"
-        "from perforated_monai.tracker import Tracker\n"
+        "from perforated_monai.dendrites.config import DendriteConfig\n"
+        "from perforated_monai.growth.tracker import Tracker\n"
         "net = UNet(3, 1, 2, (4, 8), (2,))\n"
         "t = Tracker(net, DendriteConfig(patience=1, tries=1), tempfile.mkdtemp())\n"
         "t.open()\n"

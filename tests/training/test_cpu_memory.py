@@ -10,7 +10,7 @@ import pytest
 FAULTS = """
 import resource, sys
 import torch
-from perforated_monai.allocator import keep_freed_memory
+from perforated_monai.training.cpu_memory import keep_freed_memory
 
 torch.set_num_threads(1)
 print(keep_freed_memory() if "keep" in sys.argv else None)

@@ -98,10 +98,10 @@ def arm_settings(arm: str, growth: dict[str, Any], leader: Leader | None) -> dic
         return {}
     if arm == "base_long":
         epochs = sorted({*leader.grow_epochs, *leader.settle_epochs})
-        return _handler("perforated_monai.study.restart.RestartHandler", epochs=epochs)
+        return _handler("perforated_monai.study.handlers.restart.RestartHandler", epochs=epochs)
     if arm == "branch":
         return _handler(
-            "perforated_monai.study.branch.BranchHandler",
+            "perforated_monai.study.handlers.branch.BranchHandler",
             evaluator="@validate::evaluator",
             config=growth_config(arm, growth) | leader.chosen_layers(),
             grow_epochs=leader.grow_epochs,
@@ -113,7 +113,7 @@ def arm_settings(arm: str, growth: dict[str, Any], leader: Leader | None) -> dic
 def grow_settings(config: dict[str, Any]) -> dict[str, Any]:
     """What makes a training grow dendrites and use its whole budget."""
     return _handler(
-        "perforated_monai.study.settle.GrowAndSettle",
+        "perforated_monai.study.handlers.settle.GrowAndSettle",
         evaluator="@validate::evaluator",
         config=config,
     )

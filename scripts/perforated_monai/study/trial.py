@@ -126,7 +126,7 @@ def only_test(content: dict[str, Any]) -> dict[str, Any]:
     """The same overlay for a trial whose training is done and whose test was interrupted."""
     return {
         **content,
-        "network": "$perforated_monai.study.reload.best_network("
+        "network": "$perforated_monai.study.handlers.reload.best_network("
         "@base_network_def, @output_dir).to(@device)",
         "run": ["$perforated_monai.guard_command_line()", "$@test::evaluator.run()"],
     }
@@ -199,7 +199,7 @@ def _test(bundle_root: Path, metrics: list[str]) -> dict[str, Any]:
                 "classes": classes,
             },
             {
-                "_target_": "perforated_monai.study.record.TrialRecord",
+                "_target_": "perforated_monai.study.handlers.record.TrialRecord",
                 "output_dir": "@output_dir",
                 "network": "@network",
                 "patch": "@roi_size",

@@ -47,10 +47,10 @@ NAMES = {
     *(f"perforated_monai.distributed.{name}" for name in ("start", "stop", "device", "rank")),
     *(f"perforated_monai.distributed.{name}" for name in ("world", "shard")),
     # handlers that a study adds to its trials, whose configs lie in studies/results
-    *(f"perforated_monai.study.{name}" for name in ("record.TrialRecord", "settle.GrowAndSettle")),
+    *(f"perforated_monai.study.handlers.{name}" for name in ("record.TrialRecord",)),
     *(
-        f"perforated_monai.study.{name}"
-        for name in ("restart.RestartHandler", "branch.BranchHandler")
+        f"perforated_monai.study.handlers.{name}"
+        for name in ("settle.GrowAndSettle", "restart.RestartHandler", "branch.BranchHandler")
     ),
 }
 # Of a function in NAMES: the only arguments it may get (an init_method names an address).

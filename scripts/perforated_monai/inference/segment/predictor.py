@@ -1,4 +1,4 @@
-"""What runs the network: torch on the device, or another of ``perforated_monai.engines``."""
+"""What runs the network: torch on the device, or another of ``inference.engines``."""
 
 from __future__ import annotations
 
