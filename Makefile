@@ -5,6 +5,7 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3 || echo python3.11)
 TORCH_INDEX ?=
+TESTS ?=
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 # onnxruntime 1.31 reports its use to its maker unless this is set before its import.
@@ -14,16 +15,16 @@ export ORT_DISABLE_TELEMETRY := 1
 # it installs with these constraints, but pulls openvino-telemetry, and importing openvino outside
 # our code then writes an id into the home folder and reports the use to Google Analytics.
 TEST_PACKAGES := onnx onnxscript onnxruntime \
-	pytest pytest-timeout hypothesis jsonschema einops ruff mypy
+	pytest pytest-timeout hypothesis jsonschema einops ruff mypy import-linter
 
 .PHONY: demo test test-all test-clients lint
 
 demo: .venv/.demo
 	.venv/bin/python -m perforated_monai demo
 
-# The default suite: offline, minutes on two cores.
+# The default suite: offline, minutes on two cores. A part of it: make test TESTS=tests/data
 test: .venv/.installed
-	.venv/bin/python -m pytest -q
+	.venv/bin/python -m pytest -q $(TESTS)
 
 # The default suite and what is marked slow.
 test-all: .venv/.all
@@ -37,6 +38,7 @@ lint: .venv/.installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/lint-imports
 
 # torch comes first: with --index-url all of this step comes from that index, and nothing later
 # replaces it. torchvision, which perforatedai requires and nothing here imports, comes with it, so
