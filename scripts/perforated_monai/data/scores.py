@@ -1,4 +1,9 @@
-"""Scores of cases -> mean and 95 % interval of each class; the table that an evaluation wrote."""
+"""Tables of scores, ``cases.csv``: one row a case; the one place that reads and writes them.
+
+An evaluation's table has the column ``case`` and one for each metric and class, such as
+``dice_anterior``; its last row is the mean. A study's table has columns before ``case`` that name
+the trial. An empty cell stands for a class that is neither in the label nor in the prediction.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +11,8 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +22,45 @@ from ..errors import UserError
 from ..files import hash_of
 
 TABLE, ABOUT = "cases.csv", "cases.json"
+MEAN = "mean"
+
+
+@dataclass(frozen=True)
+class CaseRow:
+    """Scores of one case.
+
+    Attributes:
+        case: its name; ``mean`` in the last row of an evaluation's table.
+        values: column such as ``dice_anterior`` -> value; NaN where the cell is empty.
+        trial: columns before ``case``, such as network and seed; empty for an evaluation.
+    """
+
+    case: str
+    values: Mapping[str, float]
+    trial: Mapping[str, str] = field(default_factory=dict)
+
+    def mean(self, prefix: str) -> float:
+        """Mean of the finite values whose column starts with ``prefix``; NaN without one."""
+        return finite_mean(v for name, v in self.values.items() if name.startswith(prefix))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What ``evaluate.json`` wrote.
+
+    Attributes:
+        about: content of ``cases.json``.
+        rows: the cases, without the row of means.
+    """
+
+    about: dict[str, Any]
+    rows: list[CaseRow]
+
+    @property
+    def columns(self) -> dict[str, list[float]]:
+        """Column such as ``dice_anterior`` -> the finite values of the cases."""
+        names = self.rows[0].values if self.rows else ()
+        return {n: [v for r in self.rows if math.isfinite(v := r.values[n])] for n in names}
 
 
 @dataclass(frozen=True)
@@ -29,19 +73,6 @@ class Interval:
     high: float | None
     lowest: float
     highest: float
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What ``evaluate.json`` wrote.
-
-    Attributes:
-        about: content of ``cases.json``.
-        columns: column such as ``dice_anterior`` -> values of the cases that have one.
-    """
-
-    about: dict[str, Any]
-    columns: dict[str, list[float]]
 
 
 def interval(values: Sequence[float]) -> Interval | None:
@@ -60,6 +91,65 @@ def interval(values: Sequence[float]) -> Interval | None:
     return Interval(n, mean, mean - half, mean + half, min(values), max(values))
 
 
+def finite_mean(values: Iterable[float]) -> float:
+    """Mean of the values that are finite; NaN without one."""
+    finite = [v for v in values if math.isfinite(v)]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
+def read_cases(table: str | Path) -> list[CaseRow]:
+    """The rows of a table, without the row of means.
+
+    Raises:
+        UserError: a file that cannot be read, or that is no table of scores.
+    """
+    try:
+        with Path(table).open(newline="", encoding="utf-8") as handle:
+            reader = csv.reader(handle)
+            header = next(reader)
+            at = header.index("case")
+            rows = [
+                CaseRow(
+                    case=cells[at],
+                    values={
+                        n: float(c) if c else math.nan
+                        for n, c in zip(header[at + 1 :], cells[at + 1 :], strict=True)
+                    },
+                    trial=dict(zip(header[:at], cells[:at], strict=True)),
+                )
+                for cells in reader
+                if cells
+            ]
+    except OSError as error:
+        msg = f"{table} cannot be read: {error.strerror}. Evaluate again."
+        raise UserError(msg) from error
+    except (ValueError, IndexError, StopIteration, csv.Error) as error:
+        msg = (
+            f"{table} must be a table with a column case and columns of numbers after it; reading "
+            f"it gives {type(error).__name__}. Evaluate again."
+        )
+        raise UserError(msg) from error
+    return [row for row in rows if row.case != MEAN]
+
+
+def case_table(rows: Sequence[CaseRow], mean_row: bool = False) -> str:
+    """The text of a table; ``read_cases`` gives the rows again, with six digits.
+
+    Args:
+        rows: rows with the same columns, at least one.
+        mean_row: end with the mean over cases, as an evaluation does.
+    """
+    trial, names = list(rows[0].trial), list(rows[0].values)
+    last = CaseRow(MEAN, {n: finite_mean(r.values[n] for r in rows) for n in names})
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*trial, "case", *names])
+    for row in [*rows, last] if mean_row else rows:
+        keys = [row.trial.get(key, "") for key in trial]
+        writer.writerow([*keys, row.case, *(_cell(row.values[n]) for n in names)])
+    return text.getvalue()
+
+
 def read_scores(folder: Path) -> Scores | None:
     """``cases.csv`` and ``cases.json`` of a folder; None where both are missing.
 
@@ -71,11 +161,7 @@ def read_scores(folder: Path) -> Scores | None:
         return None
     try:
         facts = json.loads(about.read_text(encoding="utf-8"))
-        rows = list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8"))))
         same = facts["table_sha256"] == hash_of(table)
-        cases = [row for row in rows if row["case"] != "mean"]
-        names = [name for name in (rows[0] if rows else {}) if name != "case"]
-        columns = {n: [float(row[n]) for row in cases if row[n]] for n in names}
     except (OSError, ValueError, KeyError, TypeError) as error:
         msg = (
             f"{folder} must hold {TABLE} and {ABOUT} of one evaluation; reading them gives "
@@ -85,5 +171,8 @@ def read_scores(folder: Path) -> Scores | None:
     if not same:
         msg = f"{table} must be as evaluate.json wrote it; it was changed. Evaluate again."
         raise UserError(msg)
-    finite = {n: [v for v in values if math.isfinite(v)] for n, values in columns.items()}
-    return Scores(facts, finite)
+    return Scores(facts, read_cases(table))
+
+
+def _cell(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.6g}"

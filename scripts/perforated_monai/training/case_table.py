@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,9 @@ import torch
 from ignite.engine import Events
 
 from .._version import __version__
+from ..data.scores import TABLE, CaseRow, case_table, finite_mean
 from ..errors import UserError
-from ..files import atomic, hash_of, write_json
+from ..files import hash_of, write_json, write_text
 from . import distributed
 
 
@@ -43,7 +42,7 @@ class CaseTable:
         about: Mapping[str, Any] | None = None,
         files: Mapping[str, str | Path] | None = None,
     ) -> None:
-        self.file = Path(output_dir) / "cases.csv"
+        self.file = Path(output_dir) / TABLE
         self.metrics, self.classes = dict(metrics), list(classes)
         self.about, self.files = about, dict(files or {})
         self._cases: list[str] = []
@@ -76,20 +75,13 @@ class CaseTable:
             return
         details = [evaluator.state.metric_details[name] for name in self.metrics]
         rows = [
-            [float(v) for table in details for v in table[i]] for i, _ in enumerate(self._cases)
+            CaseRow(case, dict(zip(columns, _values(details, i), strict=True)))
+            for i, case in enumerate(self._cases)
         ]
-        order = sorted(range(len(rows)), key=lambda i: self._cases[i])
-        with atomic(self.file) as temporary, temporary.open("w", newline="") as handle:
-            writer = csv.writer(handle, lineterminator="\n")
-            writer.writerow(["case", *columns])
-            for i in order:
-                writer.writerow([self._cases[i], *map(_cell, rows[i])])
-            writer.writerow(
-                ["mean", *(_cell(_mean([r[c] for r in rows])) for c in range(len(columns)))]
-            )
+        write_text(self.file, case_table(sorted(rows, key=lambda row: row.case), mean_row=True))
         if self.about is not None:
             write_json(self.file.with_suffix(".json"), self._facts(len(rows)))
-        print(f"{len(rows)} cases: {self._summary(rows, columns)}. Table: {self.file}")
+        print(f"{len(rows)} cases: {_summary(rows, columns)}. Table: {self.file}")
 
     def _facts(self, cases: int) -> dict[str, Any]:
         hashes = {
@@ -106,14 +98,11 @@ class CaseTable:
             "versions": versions,
         }
 
-    def _summary(self, rows: list[list[float]], columns: list[str]) -> str:
-        return ", ".join(f"{c} {_mean([r[i] for r in rows]):.4f}" for i, c in enumerate(columns))
+
+def _values(details: Sequence[Any], case: int) -> list[float]:
+    """What the metrics say of one case, class by class."""
+    return [float(value) for table in details for value in table[case]]
 
 
-def _mean(values: list[float]) -> float:
-    finite = [v for v in values if math.isfinite(v)]
-    return sum(finite) / len(finite) if finite else math.nan
-
-
-def _cell(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.6g}"
+def _summary(rows: Sequence[CaseRow], columns: Sequence[str]) -> str:
+    return ", ".join(f"{c} {finite_mean(r.values[c] for r in rows):.4f}" for c in columns)
