@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from perforated_monai import build_network
-from perforated_monai.dendrites.config import KINDS, DendriteConfig
-from perforated_monai.dendrites.kinds import resolve
-from perforated_monai.dendrites.targets import find_layers, kind_of_config
+from perforated_monai.dendrites.config import DendriteConfig
+from perforated_monai.dendrites.kinds import KINDS
+from perforated_monai.dendrites.targets import find_layers
 from perforated_monai.networks.agreement import machine
 from perforated_monai.networks.cost import count_flops, time_patches
 from perforated_monai.networks.surgery import count_parameters
@@ -69,7 +69,7 @@ def network_of(base: dict, kind: str | None, count: int) -> nn.Module:
     config = DendriteConfig(kind=kind)
     entries = {}
     for name in find_layers(plain, config):
-        found = resolve(plain.get_submodule(name), kind_of_config(config))
+        found = config.dendrite.fits(plain.get_submodule(name))
         entries[name] = {"count": count, **found.entry(), "activation": "relu"}
     return build_network({"format": 1, "base": base, "dendrites": entries}).eval()
 

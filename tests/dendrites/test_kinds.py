@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from perforated_monai import DendriteConfig, UserError, build_network
-from perforated_monai.dendrites.branches import make_dendrite
-from perforated_monai.dendrites.config import KINDS
-from perforated_monai.dendrites.kinds import Kind, UnfitError, cost_of, resolve
-from perforated_monai.dendrites.reduced_layer import CheapDendriticLayer
+from perforated_monai.dendrites.kind import UnfitError
+from perforated_monai.dendrites.kinds import KINDS
+from perforated_monai.dendrites.reduced_layer import ReducedDendriticLayer
 from perforated_monai.dendrites.targets import find_layers
 from perforated_monai.growth.to_plain import delta_of, make_plain
 from perforated_monai.networks.cost import count_flops
@@ -76,13 +75,13 @@ def by_hand(layers: list[nn.Module], x: Tensor, w: Tensor, v: Tensor) -> Tensor:
 @pytest.mark.parametrize(("name", "kind"), FITTING)
 def test_a_dendrite_has_the_shape_of_its_layer_and_costs_what_is_said(name, kind) -> None:
     layer, x = layer_and_input(name)
-    made = make_dendrite(layer, Kind(kind))
+    made = KINDS[kind]().make(layer)
     out = made(x)
     assert out.shape == layer(x).shape and out.dtype == x.dtype
     outputs = out.size(-1 if isinstance(layer, nn.Linear) else 1)
-    assert count_parameters(made) + outputs == cost_of(layer, Kind(kind))
-    assert cost_of(layer, Kind(kind)) < cost_of(layer, Kind())
-    assert made.kind == resolve(layer, Kind(kind)) == resolve(layer, made.kind)
+    assert count_parameters(made) + outputs == KINDS[kind]().cost(layer)
+    assert KINDS[kind]().cost(layer) < KINDS["copy"]().cost(layer)
+    assert made.kind == KINDS[kind]().fits(layer) == made.kind.fits(layer)
     before = [p.clone() for p in made.parameters()]
     made.reset_parameters()
     assert not any(torch.equal(a, b) for a, b in zip(before, made.parameters(), strict=True))
@@ -93,10 +92,10 @@ def test_a_dendrite_has_the_shape_of_its_layer_and_costs_what_is_said(name, kind
 def test_the_fused_layer_is_the_formula(name: str, kind: str, count: int) -> None:
     """Trained weights in; the same outputs with and without gradients; the same weights out."""
     layer, x = layer_and_input(name)
-    fused = add_dendrites(layer, count, "tanh", Kind(kind))
-    apart = CheapDendriticLayer(layer, count, Kind(kind), "tanh")
+    fused = add_dendrites(layer, count, "tanh", KINDS[kind]())
+    apart = ReducedDendriticLayer(layer, count, KINDS[kind]().make(layer), "tanh")
     assert fused.state_dict().keys() == apart.state_dict().keys()
-    dendrites = [make_dendrite(layer, Kind(kind)) for _ in range(count)]
+    dendrites = [KINDS[kind]().make(layer) for _ in range(count)]
     w, v = torch.randn_like(fused.to_output), torch.randn_like(fused.between)
     zeros = fused(x) if fused.load_branches([layer, *dendrites], w * 0, v) is None else None
     torch.testing.assert_close(zeros, layer(x), rtol=1e-12, atol=1e-12)
@@ -109,15 +108,15 @@ def test_the_fused_layer_is_the_formula(name: str, kind: str, count: int) -> Non
     for found, trained in zip(fused.dendrites(), dendrites, strict=True):
         for a, b in zip(found.parameters(), trained.parameters(), strict=True):
             assert torch.equal(a, b)
-    assert count_parameters(fused) == count_parameters(layer) + v.numel() + count * cost_of(
-        layer, Kind(kind)
-    )
+    assert count_parameters(fused) == count_parameters(layer) + v.numel() + count * KINDS[
+        kind
+    ]().cost(layer)
 
 
 def test_a_pointwise_dendrite_is_the_middle_tap() -> None:
     for name in ("strided", "dilated", "no padding", "same, even kernel", "grouped layer", "1D"):
         layer, x = layer_and_input(name)
-        made, middle = make_dendrite(layer, Kind("pointwise")), copy.deepcopy(layer)
+        made, middle = KINDS["pointwise"]().make(layer), copy.deepcopy(layer)
         with torch.no_grad():
             middle.weight.zero_()
             at = tuple((n - 1) // 2 for n in layer.kernel_size)
@@ -129,7 +128,7 @@ def test_a_pointwise_dendrite_is_the_middle_tap() -> None:
 
 def test_a_transposed_pointwise_dendrite_repeats_each_voxel() -> None:
     layer, x = layer_and_input("transposed")
-    made = make_dendrite(layer, Kind("pointwise"))
+    made = KINDS["pointwise"]().make(layer)
     repeated = made[0](x)
     for axis in (2, 3, 4):
         repeated = repeated.repeat_interleave(2, axis)
@@ -158,11 +157,11 @@ def test_a_set_costs_at_most_30_percent_of_a_layer(kind: str, layer: str) -> Non
         if layer == "transposed":
             options = {"stride": 2, "padding": 1, "output_padding": 1}
             made = nn.ConvTranspose3d(2 * width, width, 3, **options)
-        share = cost_of(made, Kind(kind)) / count_parameters(made)
+        share = KINDS[kind]().cost(made) / count_parameters(made)
         assert low <= share <= high, (width, share)
         with torch.device("meta"):
             x = torch.empty(2, made.in_channels, 8, 8, 8)
-        dendrite, main = make_dendrite(made.to("meta"), Kind(kind)), made.to("meta")
+        dendrite, main = KINDS[kind]().make(made.to("meta")), made.to("meta")
         flops = count_flops(dendrite, x) / count_flops(main, x)
         assert 0.03 <= flops <= 0.30, (width, flops)
 
@@ -279,7 +278,7 @@ def test_dendrites_join_the_groups_of_their_layers(tiny_unet, volume, grow) -> N
 def test_what_a_layer_cannot_have_is_refused(name: str, kind: str) -> None:
     layer, _ = layer_and_input(name)
     with pytest.raises(UnfitError):
-        make_dendrite(layer, Kind(kind))
+        KINDS[kind]().make(layer)
 
 
 def test_layers_without_the_kind_stay_as_they_are(tiny_unet) -> None:
@@ -353,8 +352,6 @@ def test_a_kind_that_a_layer_of_the_spec_cannot_have_is_refused() -> None:
 
 def test_branches_that_do_not_fit_are_refused() -> None:
     layer, _ = layer_and_input("strided")
-    fused = CheapDendriticLayer(layer, 2, Kind("low_rank"), "relu")
+    fused = ReducedDendriticLayer(layer, 2, KINDS["low_rank"]().make(layer), "relu")
     with pytest.raises(ValueError, match="1 main layer and 2 dendrites; got 2"):
-        fused.load_branches([layer, make_dendrite(layer, Kind("low_rank"))], *[fused.between] * 2)
-    with pytest.raises(ValueError, match="copy"):
-        CheapDendriticLayer(layer, 1, Kind("copy"))
+        fused.load_branches([layer, KINDS["low_rank"]().make(layer)], *[fused.between] * 2)

@@ -7,9 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from perforated_monai import DendriteConfig, UserError
-from perforated_monai.dendrites.branches import make_dendrite
-from perforated_monai.dendrites.config import KINDS
-from perforated_monai.dendrites.kinds import Kind, cost_of
+from perforated_monai.dendrites.kinds import KINDS
 from perforated_monai.dendrites.ranking import choose_layers, costs_of, growing
 from perforated_monai.dendrites.targets import NoMatchingLayerError, find_layers
 from perforated_monai.growth.layer_picture import draw_layers
@@ -118,7 +116,7 @@ def test_gains_are_the_gradients_of_zero_weights(kind: str) -> None:
     found = expected_gains(network, names, settings, xs, loss_of(network), seed=5)["second"]
 
     torch.manual_seed(5)
-    drawn = [make_dendrite(network.second, Kind(kind)) for _ in range(DRAWS)]
+    drawn = [KINDS[kind]().make(network.second) for _ in range(DRAWS)]
     network.train()
     gains = []
     for dendrite in drawn:
@@ -190,7 +188,7 @@ def test_a_budget_below_the_smallest_set_is_refused(tiny_unet: Callable) -> None
     for kind in ("copy", "low_rank"):
         settings = config(kind=kind, auto_layers=0, parameter_budget=10)
         names = find_layers(network, settings)
-        least = min(cost_of(network.get_submodule(n), Kind(kind)) for n in names)
+        least = min(KINDS[kind]().cost(network.get_submodule(n)) for n in names)
         with pytest.raises(UserError, match=f"the smallest set costs, {least} parameters"):
             costs_of(network, names, settings)
         enough = config(kind=kind, auto_layers=0, parameter_budget=least)

@@ -17,9 +17,9 @@ from helpers.small_export import bundle_for
 from perforated_monai import UserError, build_network, load_weights
 from perforated_monai.bundle import staged as staging
 from perforated_monai.commands.main import main
-from perforated_monai.dendrites.config import KINDS
+from perforated_monai.dendrites.kinds import KINDS
 from perforated_monai.dendrites.layer import DendriticLayer
-from perforated_monai.dendrites.reduced_layer import CheapDendriticLayer
+from perforated_monai.dendrites.reduced_layer import ReducedDendriticLayer
 from perforated_monai.export import into_bundle as export
 from perforated_monai.export import parity as proof
 from perforated_monai.export.into_bundle import export_formats, export_run
@@ -194,7 +194,7 @@ def test_four_ways(name: str, sets: int, grown, saved: Path) -> None:
     (folder / "network.json").write_text(json.dumps(spec))
     torch.save((x, outputs(plain, x)), folder / "example.pt")
     for layer in plain.modules():
-        if isinstance(layer, (DendriticLayer, CheapDendriticLayer)):
+        if isinstance(layer, (DendriticLayer, ReducedDendriticLayer)):
             layer.to_output.data.zero_()
     assert (outputs(plain, x) - expected).abs().max() > 0.001 * scale  # differs from the base
 

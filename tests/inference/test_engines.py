@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from perforated_monai import UserError, build_network
-from perforated_monai.dendrites.layer import FUSIBLE
+from perforated_monai.dendrites.convolutions import FUSIBLE
 from perforated_monai.inference import engines
 from perforated_monai.inference.formats import FIXED_SIZE, Source, choose_formats, missing_packages
 from perforated_monai.inference.patches import smooth_noise

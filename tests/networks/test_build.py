@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from perforated_monai import UserError, build_network, load_weights
-from perforated_monai.dendrites.layer import FUSIBLE, DendriticLayer
+from perforated_monai.dendrites.convolutions import FUSIBLE
+from perforated_monai.dendrites.layer import DendriticLayer
 from perforated_monai.networks.build import base_spec
 from perforated_monai.networks.surgery import count_parameters, replace_module
 

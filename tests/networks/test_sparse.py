@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from perforated_monai import UserError, build_network
-from perforated_monai.dendrites.layer import FUSIBLE
+from perforated_monai.dendrites.convolutions import FUSIBLE
 from perforated_monai.networks.cost import count_flops
 from perforated_monai.networks.fold import fold, without_masks
 from perforated_monai.networks.sparse.branched import BranchedConvolution

@@ -15,7 +15,7 @@ from torch import nn
 
 from helpers.harness import BUNDLE, SMALL, history, in_child, kill_self, refused, same_run
 from perforated_monai.dendrites.config import DendriteConfig
-from perforated_monai.dendrites.targets import find_layers, kind_of_config
+from perforated_monai.dendrites.targets import find_layers
 from perforated_monai.networks.surgery import count_parameters
 from perforated_monai.study.arms import Leader, arm_settings
 from perforated_monai.study.handlers.branch import add_branch, load_branches
@@ -169,7 +169,7 @@ def test_a_branch_changes_no_output_when_added(layer: str, kind: str) -> None:
         assert not torch.allclose(network(x), before)
         before = network(x)
     other = nn.Sequential(copy.deepcopy(plain))
-    load_branches(other, {"0": plain}, network.state_dict(), kind_of_config(config))
+    load_branches(other, {"0": plain}, network.state_dict(), config.dendrite)
     assert torch.equal(other(x), network(x))
 
 

@@ -11,16 +11,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UserError
+from .kind import Kind
+from .kinds import KINDS, SETTINGS, owners
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "identity")
 INITIALISATIONS = ("normal", "layer")
 LAYERS = ("all", "auto", "random")
-KINDS = ("copy", "depthwise", "pointwise", "grouped", "low_rank")
 SWITCH_RULES = ("history", "fixed")
 
 
+# The settings of all kinds are fields of the configuration: the table of kinds says which.
+_OfKinds: Any = dataclasses.make_dataclass(
+    "_OfKinds",
+    [(s.name, Any, field(default=s.default)) for s in SETTINGS.values()],
+    frozen=True,
+)
+
+
 @dataclass(frozen=True)
-class DendriteConfig:
+class DendriteConfig(_OfKinds):
     """Settings of growth, in the field's words; the tracker's own names stand in brackets.
 
     Args:
@@ -33,13 +42,10 @@ class DendriteConfig:
         improvement_threshold_raw: absolute gain (Dice, 0 to 1) that is needed as well.
         max_dendrites: dendrite sets at the most; a set is one dendrite beside each grown layer.
         tries: sets tried at one step before growth ends (``max_dendrite_tries``).
-        kind: what a dendrite is: ``copy`` of its layer, or cheaper, see ``dendrite.make_dendrite``:
-            ``depthwise``, ``pointwise``, ``grouped``, ``low_rank``. A layer that has no cheaper
-            dendrite of the kind stays as it is, with a warning; a layer named in full is refused.
-        groups: groups of ``grouped``, which costs 1 / groups of its layer; 0 takes the smallest
-            number >= 4 that divides the channels of each layer.
-        rank: channels that ``low_rank`` goes through; 0 takes what costs at most 15 % of each
-            layer.
+        kind: what a dendrite is, one of ``kinds.KINDS``: a ``copy`` of its layer, or cheaper. A
+            layer that has no dendrite of the kind stays as it is, with a warning; a layer named in
+            full is refused. The settings of the kinds (``groups``, ``rank``, …) are settings here
+            as well; each belongs to its kind.
         activation: non-linearity f of a dendrite, one of ``sigmoid``, ``tanh``, ``relu``,
             ``identity``.
         initialisation: ``"normal"`` draws every dendrite weight from N(0, scale²) (the library's
@@ -72,8 +78,6 @@ class DendriteConfig:
     max_dendrites: int = 3
     tries: int = 2
     kind: str = "copy"
-    groups: int = 0
-    rank: int = 0
     activation: str = "sigmoid"
     initialisation: str = "normal"
     scale: float = 0.01
@@ -93,11 +97,15 @@ class DendriteConfig:
     def __post_init__(self) -> None:
         for name in ("patience", "max_dendrites", "tries"):
             _whole(name, getattr(self, name), least=1)
-        _choice("kind", self.kind, KINDS)
-        for name, owner in (("groups", "grouped"), ("rank", "low_rank")):
-            _whole(name, getattr(self, name), least=0)
-            if getattr(self, name) and self.kind != owner:
-                msg = f"{name} belongs to kind {owner}; got {name} with kind {self.kind!r}."
+        _choice("kind", self.kind, list(KINDS))
+        own = [s.name for s in KINDS[self.kind].settings()]
+        for name, setting in SETTINGS.items():
+            value = getattr(self, name)
+            if not setting.metadata["holds"](value):
+                msg = f"{name} must be {setting.metadata['rule']}; got {value!r}."
+                raise UserError(msg)
+            if name not in own and value != setting.default:
+                msg = f"{name} belongs to {owners(name)}; got {name} with kind {self.kind!r}."
                 raise UserError(msg)
         _choice("layers", self.layers, LAYERS)
         _whole("probe_batches", self.probe_batches, least=8)
@@ -137,6 +145,12 @@ class DendriteConfig:
                 msg = f"{key!r} is no dendrite setting. Did you mean: {', '.join(close)}?"
                 raise UserError(msg)
         return cls(**values)
+
+    @property
+    def dendrite(self) -> Kind:
+        """The kind of dendrite that is asked for."""
+        own = KINDS[self.kind].settings()
+        return KINDS[self.kind](**{s.name: getattr(self, s.name) for s in own})
 
     def to_dict(self) -> dict[str, Any]:
         """All settings as plain Python values."""

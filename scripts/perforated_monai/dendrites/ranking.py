@@ -11,8 +11,7 @@ from torch import nn
 
 from ..errors import UserError
 from .config import DendriteConfig
-from .kinds import cost_of
-from .targets import kind_of_config
+from .kinds import SETTINGS
 
 FORMAT = 1
 FILE = "layers.json"
@@ -29,9 +28,9 @@ def costs_of(network: nn.Module, names: list[str], config: DendriteConfig) -> di
     Raises:
         UserError: for a budget below the cheapest layer's dendrite, or more layers than there are.
     """
-    kind = kind_of_config(config)
+    kind = config.dendrite
     try:
-        costs = {name: cost_of(network.get_submodule(name), kind) for name in names}
+        costs = {name: kind.cost(network.get_submodule(name)) for name in names}
     except AttributeError:
         msg = (
             f"layers: {config.layers} ranks convolutions, Linear and MONAI's Convolution blocks; "
@@ -99,7 +98,7 @@ def choose_layers(
         }
         for name in order
     ]
-    asked = ("auto_layers", "parameter_budget", "kind", "groups", "rank", "activation")
+    asked = ("auto_layers", "parameter_budget", "kind", *SETTINGS, "activation")
     return {
         "format": FORMAT,
         "ranking": "random" if gains is None else "gradient",

@@ -1,4 +1,4 @@
-"""``CheapDendriticLayer``: a layer and dendrites that are no copies of it, fused; torch only."""
+"""``ReducedDendriticLayer``: a layer and dendrites cheaper than it, fused; torch only."""
 
 from __future__ import annotations
 
@@ -9,22 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .branches import Dendrite, make_dendrite
-from .kinds import Kind, Shape
-from .layer import (
-    CONVOLUTIONS,
+from .branches import Dendrite
+from .convolutions import (
     TRANSPOSED,
-    dendritic_sum,
     load_side_by_side,
     plain_class,
     run_convolution,
     run_layer,
     widened,
 )
+from .layer import dendritic_sum
 
 
-class CheapDendriticLayer(nn.Module):
-    r"""A layer with D dendrites of a kind that costs less than a copy, see ``make_dendrite``.
+class ReducedDendriticLayer(nn.Module):
+    r"""A layer with D dendrites of a kind that costs less than a copy.
 
     The formula is that of ``DendriticLayer``. The layer runs as it is; each convolution of the
     dendrites runs once for all D: the first with D times the outputs, for all read the same input,
@@ -34,16 +32,16 @@ class CheapDendriticLayer(nn.Module):
         layer: ``Conv1d/2d/3d``, ``ConvTranspose1d/2d/3d`` or ``Linear`` with C outputs; the
             template, not changed. Input and output shapes are the layer's own.
         count: number of dendrites D >= 1.
-        kind: any but ``copy``; numbers that it leaves open are chosen for the layer.
+        one: a dendrite of the layer, made by its kind; the template, not changed.
         activation: ``sigmoid``, ``tanh``, ``relu`` or ``identity``.
 
     Raises:
         TypeError: for another kind of layer.
-        ValueError: for count < 1, an unknown activation, or a kind that the layer cannot have.
+        ValueError: for count < 1 or an unknown activation.
     """
 
     def __init__(
-        self, layer: nn.Module, count: int, kind: Kind, activation: str = "sigmoid"
+        self, layer: nn.Module, count: int, one: Dendrite, activation: str = "sigmoid"
     ) -> None:
         super().__init__()
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
@@ -52,11 +50,9 @@ class CheapDendriticLayer(nn.Module):
         if activation not in ("sigmoid", "tanh", "relu", "identity"):
             msg = f"activation must be sigmoid, tanh, relu or identity; got {activation!r}."
             raise ValueError(msg)
-        one = make_dendrite(layer, kind)
         self.count = count
         self.activation = activation
-        self.kind, self.rank = one.kind.name, one.kind.rank
-        self.kind_groups = one.kind.groups
+        self.kind = one.kind
         self.linear = isinstance(layer, nn.Linear)
         self.main = widened(layer, 1)
         outputs: Any = self.main.out_features if self.linear else self.main.out_channels
@@ -87,15 +83,11 @@ class CheapDendriticLayer(nn.Module):
             return x
         return self.stages(x)
 
-    def resolved_kind(self) -> Kind:
-        """The kind with its numbers."""
-        return Kind(self.kind, self.kind_groups, self.rank)
-
     def load_branches(self, layers: list[nn.Module], to_output: Tensor, between: Tensor) -> None:
         """Fill in trained weights.
 
         Args:
-            layers: main layer and its D dendrites, made by ``make_dendrite``.
+            layers: main layer and its D dendrites, made by the kind.
             to_output: w, ``(D, C)``.
             between: rows v_10, v_20, v_21, …, ``(D(D-1)/2, C)``.
         """
@@ -112,7 +104,7 @@ class CheapDendriticLayer(nn.Module):
 
     def dendrites(self) -> list[Dendrite]:
         """The D dendrites apart, each with its weights."""
-        made = [make_dendrite(self.main, self.resolved_kind()) for _ in range(self.count)]
+        made: list[Any] = [self.kind.make(self.main) for _ in range(self.count)]
         apart = [list(_weighted(d)) for d in made]
         with torch.no_grad():
             for i, fused in enumerate(_weighted(self.stages)):
@@ -120,18 +112,12 @@ class CheapDendriticLayer(nn.Module):
         return made
 
 
-class JoinedDendriticLayer(CheapDendriticLayer):
+class JoinedDendriticLayer(ReducedDendriticLayer):
     """Low-rank dendrites whose kernel comes first: it runs with the layer's, as one convolution.
 
     A convolution of few outputs takes a CPU nearly as long as one of many, so that this saves what
-    the dendrites' first stage would take. Tensors and outputs are those of ``CheapDendriticLayer``.
+    the dendrites' first stage would take. Tensors and outputs are those of the class above.
     """
-
-    @staticmethod
-    def takes(layer: nn.Module, kind: Kind) -> bool:
-        """Whether a layer's dendrites of a kind can run so."""
-        convolution = isinstance(layer, CONVOLUTIONS)
-        return convolution and kind.name == "low_rank" and Shape.of(layer).one_rank()[1]
 
     def forward(self, x: Tensor) -> Tensor:
         both = self._both(x)
@@ -142,12 +128,13 @@ class JoinedDendriticLayer(CheapDendriticLayer):
         return dendritic_sum(parts, self.to_output, self.between, self.activation, False)
 
     def _both(self, x: Tensor) -> Tensor:
-        """Main output and, behind it, what goes through ``rank`` channels for each dendrite."""
+        """Main output and, behind it, what the dendrites' first convolution gives."""
         # TorchScript takes no cast to Any here, and mypy takes a module's attributes for anything.
-        weight = torch.cat([self.main.weight, self.stages[0].weight])  # type: ignore[list-item]
+        first = self.stages[0].weight
+        weight = torch.cat([self.main.weight, first])  # type: ignore[list-item]
         bias = self.main.bias
         if bias is not None:
-            zeros = bias.new_zeros(self.count * self.rank)  # type: ignore[operator]
+            zeros = bias.new_zeros(first.size(0))  # type: ignore[operator]
             bias = torch.cat([bias, zeros])  # type: ignore[list-item]
         if not torch.jit.is_scripting():
             return run_convolution(self.main, x, weight, bias)

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import UserError
 from .config import DendriteConfig
-from .kinds import Kind, UnfitError, resolve
+from .kind import UnfitError
 
 
 class NoMatchingLayerError(UserError):
@@ -56,25 +56,18 @@ def find_layers(network: nn.Module, config: DendriteConfig) -> list[str]:
     return _of_kind(typed, chosen, config)
 
 
-def kind_of_config(config: DendriteConfig) -> Kind:
-    """The kind of dendrite that a configuration asks for."""
-    return Kind(config.kind, config.groups, config.rank)
-
-
 def _of_kind(modules: dict[str, nn.Module], chosen: list[str], config: DendriteConfig) -> list[str]:
     """Those of the chosen layers that can have a dendrite of ``config.kind``."""
-    kind = kind_of_config(config)
-    if kind.name == "copy":
-        return chosen
+    kind = config.dendrite
     reasons: dict[str, str] = {}
     for name in chosen:
         try:
-            resolve(modules[name], kind)
+            kind.fits(modules[name])
         except (UnfitError, TypeError) as error:
             reasons[name] = str(error)
     if not reasons:
         return chosen
-    demanded = list(reasons) if kind.groups or kind.rank else config.layer_names
+    demanded = list(reasons) if kind.given() else config.layer_names
     refused = next((n for n in reasons if n in demanded), None)
     if refused is not None:
         msg = (

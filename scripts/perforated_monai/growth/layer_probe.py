@@ -9,7 +9,6 @@ step of size s against the sign of each mean gradient, as Adam's first step is, 
 from __future__ import annotations
 
 import contextlib
-import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -17,10 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..dendrites.branches import make_dendrite
+from ..dendrites.branches import Dendrite
 from ..dendrites.config import DendriteConfig
 from ..dendrites.layer import activate
-from ..dendrites.targets import kind_of_config
 from ..errors import UserError
 
 DRAWS = 4  # dendrites drawn for each layer: one alone may point somewhere by chance
@@ -173,10 +171,9 @@ def _of_weights(
 
 
 def _draw(layer: nn.Module, config: DendriteConfig) -> nn.Module:
-    kind = kind_of_config(config)
-    if kind.name != "copy":
-        return make_dendrite(layer, kind).train(layer.training)
-    made = copy.deepcopy(layer)
+    made = config.dendrite.make(layer).train(layer.training)
+    if isinstance(made, Dendrite):
+        return made
     for module in made.modules():
         reset: Any = getattr(module, "reset_parameters", None)
         if reset is not None:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..dendrites.branches import Dendrite
-from ..dendrites.kinds import Kind
+from ..dendrites.kind import Kind
+from ..dendrites.kinds.copies import Copy
 from ..dendrites.wrapped import wrapped_modules
 from ..errors import UserError
 from ..networks.surgery import add_dendrites, replace_module
@@ -54,7 +55,7 @@ def make_plain(network: nn.Module, activation: str) -> dict[str, int]:
 def kind_of(module: Any) -> Kind:
     """The kind of a wrapped layer's dendrites."""
     first = module.dendrite_module.layers[0]
-    return first.kind if isinstance(first, Dendrite) else Kind()
+    return first.kind if isinstance(first, Dendrite) else Copy()
 
 
 def between_rows(module: Any, count: int, channels: int) -> Tensor:

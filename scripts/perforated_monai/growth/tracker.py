@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..dendrites.branches import Dendrite, make_dendrite
+from ..dendrites.branches import Dendrite
 from ..dendrites.config import DendriteConfig
-from ..dendrites.targets import find_layers, kind_of_config
+from ..dendrites.targets import find_layers
 from ..dendrites.wrapped import (
     count_grown_parameters,
     is_scaffold,
@@ -466,13 +466,11 @@ def _dendrite_maker(config: DendriteConfig) -> Any:
     It is called twice a dendrite: with the template, then with the product, whose weights the
     library has overwritten by N(0, scale²). What the second call returns is used.
     """
-    kind = kind_of_config(config)
+    kind = config.dendrite
 
     def make(template: nn.Module) -> nn.Module:
-        if kind.name == "copy" or isinstance(template, Dendrite):
-            dendrite = copy.deepcopy(template)
-        else:
-            dendrite = make_dendrite(template, kind)
+        again = isinstance(template, Dendrite)
+        dendrite = copy.deepcopy(template) if again else kind.make(template)
         for parameter in dendrite.parameters():
             parameter.requires_grad_(True)
         if config.initialisation == "layer":

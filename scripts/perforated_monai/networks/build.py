@@ -11,8 +11,8 @@ import monai.networks.nets
 from monai.networks.blocks import Convolution
 from torch import nn
 
-from ..dendrites.kinds import Kind
-from ..dendrites.layer import FUSIBLE
+from ..dendrites.convolutions import FUSIBLE
+from ..dendrites.kinds import SETTINGS, kind_of_entry
 from ..errors import UserError
 from . import catalogue as nets
 from .delta import apply_delta
@@ -30,9 +30,9 @@ def build_network(
 
     ``base`` holds ``name``, the class name of a MONAI network or of ``perforated_monai.nets``, and
     its constructor arguments; ``dendrites`` maps layer names of the base network to ``count``,
-    ``kind`` (``config.KINDS``; ``grouped`` with ``groups``, ``low_rank`` with ``rank``) and
-    ``activation``. ``"dendrites": {}`` is the plain network. The weights are freshly
-    initialised: load a state dict with ``strict=True``.
+    ``kind`` (``dendrites.kinds.KINDS``) with its settings and ``activation``. ``"dendrites": {}``
+    is the plain network. The weights are freshly initialised: load a state dict with
+    ``strict=True``.
 
     With ``base_weights`` and ``delta`` the network comes with its weights: dendrites that were
     trained beside someone else's network (``freeze_base``) on top of that network's own file. The
@@ -95,7 +95,7 @@ def _network_class(name: str) -> type[nn.Module]:
     return found
 
 
-_ENTRY = ("count", "kind", "groups", "rank", "activation")
+_ENTRY = ("count", "kind", *SETTINGS, "activation")
 
 
 def _dendritic(network: nn.Module, name: str, entry: Mapping[str, Any]) -> nn.Module:
@@ -112,7 +112,7 @@ def _dendritic(network: nn.Module, name: str, entry: Mapping[str, Any]) -> nn.Mo
         msg = f"Layer {name!r}: {unknown[0]!r} is none of {', '.join(_ENTRY)}. Correct the spec."
         raise UserError(msg)
     try:
-        kind = Kind.of(entry)
+        kind = kind_of_entry(entry)
         return add_dendrites(layer, entry.get("count", 0), entry.get("activation", ""), kind)
     except (TypeError, ValueError) as error:
         msg = f"Network spec, layer {name!r}: {error}"

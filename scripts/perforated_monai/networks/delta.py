@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..dendrites.branches import make_dendrite
-from ..dendrites.kinds import Kind
+from ..dendrites.kinds import kind_of_entry
 from ..errors import UserError
 from .surgery import add_dendrites, replace_module
 from .weights import load_start, read_weights, weights_hash
@@ -71,13 +69,12 @@ def _with_dendrites(
     count = int(entry["count"])
     try:
         main = network.get_submodule(layer)
-        kind = Kind.of(entry)
+        kind = kind_of_entry(entry)
         made = add_dendrites(main, count, str(entry["activation"]), kind)
         dendrites = []
         for i in range(count):
             prefix = f"{layer}.dendrites.{i}."
-            copied = kind.name == "copy"
-            dendrite: nn.Module = copy.deepcopy(main) if copied else make_dendrite(main, kind)
+            dendrite = kind.make(main)
             own = [k for k in tensors if k.startswith(prefix)]
             dendrite.load_state_dict({k.removeprefix(prefix): tensors.pop(k) for k in own})
             dendrites.append(dendrite)

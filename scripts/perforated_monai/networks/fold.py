@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..dendrites.layer import DendriticLayer
-from ..dendrites.reduced_layer import CheapDendriticLayer
+from ..dendrites.reduced_layer import ReducedDendriticLayer
 from ..errors import UserError
 from .build import build_network
 from .catalogue import SparseUNet
@@ -70,7 +70,7 @@ def without_masks(network: nn.Module) -> nn.Module:
     """
     if not isinstance(network, SparseUNet) or network.masks is None:
         return network
-    grown = (DendriticLayer, CheapDendriticLayer)
+    grown = (DendriticLayer, ReducedDendriticLayer)
     dendrites = {
         name: dendrites_entry(layer)
         for name, layer in network.named_modules()

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from monai.networks.blocks import Convolution
 from torch import nn
 
-from ..dendrites.block_layer import DendriticBlock
-from ..dendrites.kinds import Kind
-from ..dendrites.layer import DendriticLayer
-from ..dendrites.reduced_layer import CheapDendriticLayer, JoinedDendriticLayer
+from ..dendrites.kind import Kind
+from ..dendrites.kinds.copies import Copy
 
 
 def replace_module(network: nn.Module, name: str, module: nn.Module) -> None:
@@ -19,9 +16,7 @@ def replace_module(network: nn.Module, name: str, module: nn.Module) -> None:
     setattr(network.get_submodule(parent), child, module)
 
 
-def add_dendrites(
-    layer: nn.Module, count: int, activation: str, kind: Kind | None = None
-) -> DendriticLayer | CheapDendriticLayer:
+def add_dendrites(layer: nn.Module, count: int, activation: str, kind: Kind | None = None) -> Any:
     """A layer or MONAI ``Convolution`` block with ``count`` dendrites and fresh weights.
 
     Args:
@@ -34,16 +29,12 @@ def add_dendrites(
         TypeError: for a module of another kind.
         ValueError: for a wrong count, activation or kind.
     """
-    if kind is not None and kind.name != "copy":
-        cheap = JoinedDendriticLayer if JoinedDendriticLayer.takes(layer, kind) else None
-        return (cheap or CheapDendriticLayer)(layer, count, kind, activation)
-    made = DendriticBlock if isinstance(layer, Convolution) else DendriticLayer
-    return made(layer, count, activation)
+    return (kind or Copy()).run(layer, count, activation)
 
 
 def dendrites_entry(layer: Any) -> dict[str, Any]:
     """The entry of a layer of ``add_dendrites`` in a network spec."""
-    kind = layer.resolved_kind() if isinstance(layer, CheapDendriticLayer) else Kind()
+    kind: Kind = getattr(layer, "kind", Copy())
     return {"count": layer.count, **kind.entry(), "activation": layer.activation}
 
 

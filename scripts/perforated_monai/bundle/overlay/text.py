@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shlex
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..._version import __version__
+from ...dendrites.kinds import SETTINGS, owners
 from .parts import Parts
 from .redirect import Redirect
 
@@ -113,8 +115,7 @@ def _knobs(content: Content, parts: Parts) -> str:
             *_knob("improvement_threshold", [0.001, 0.0001, 0.0], "relative gain, by sets there"),
             *_knob("improvement_threshold_raw", 0.00001, "and this much of the score (0 to 1)"),
             *_knob("kind", "copy", "or grouped, low_rank, depthwise, pointwise: 4-26 % of that"),
-            *_knob("groups", 0, "of grouped; 0: each layer's own"),
-            *_knob("rank", 0, "of low_rank, channels; 0: each layer's own"),
+            *(line for s in SETTINGS.values() for line in _setting(s)),
             *_knob("activation", "relu", "f of a dendrite: sigmoid, tanh, relu, identity"),
             *_knob("initialisation", "layer", "the layer's own; or normal, N(0, scale²)"),
             *_knob("scale", 1.0, "with normal use 0.01"),
@@ -130,6 +131,12 @@ def _knobs(content: Content, parts: Parts) -> str:
             *_knob("verbose", False, "let the tracker's own printing through"),
         ]
     )
+
+
+def _setting(setting: dataclasses.Field[Any]) -> list[str]:
+    """A setting of a kind, with the kind that it belongs to."""
+    of = owners(setting.name).partition(" ")[2]
+    return _knob(setting.name, setting.default, f"of {of}{setting.metadata['note']}")
 
 
 def _start(content: Content) -> str:

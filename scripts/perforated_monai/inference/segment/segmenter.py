@@ -53,7 +53,7 @@ class Segmenter:
 
     Args:
         bundle: folder of the bundle.
-        engine: what runs the network: a key of ``perforated_monai.inference.engines.ENGINES``, or ``auto``.
+        engine: what runs the network: a key of ``inference.engines.ENGINES``, or ``auto``.
             Engines but ``torch`` are loaded with the first volumes: these calibrate and check them.
         device: ``cpu``, ``cuda:0``, ...; the first GPU or the CPU when not given.
         overlap: of the windows; the bundle's own when not given.

@@ -10,12 +10,13 @@ import torch
 from ignite.engine import Events
 from torch import Tensor, nn
 
-from ...dendrites.branches import make_dendrite
 from ...dendrites.config import DendriteConfig
-from ...dendrites.kinds import Kind
-from ...dendrites.layer import FUSIBLE, DendriticLayer
-from ...dendrites.reduced_layer import CheapDendriticLayer
-from ...dendrites.targets import find_layers, kind_of_config
+from ...dendrites.convolutions import FUSIBLE
+from ...dendrites.kind import Kind
+from ...dendrites.kinds.copies import Copy
+from ...dendrites.layer import DendriticLayer
+from ...dendrites.reduced_layer import ReducedDendriticLayer
+from ...dendrites.targets import find_layers
 from ...errors import UserError
 from ...networks.surgery import add_dendrites, count_parameters, replace_module
 from ...training import distributed
@@ -143,7 +144,7 @@ class BranchHandler:
 
     def load_network(self, network: dict[str, Tensor]) -> None:
         """Give the network the structure and weights of a state dict, strictly."""
-        load_branches(self.network, self._plain, network, kind_of_config(self.config))
+        load_branches(self.network, self._plain, network, self.config.dendrite)
 
     # -- growth ----------------------------------------------------------------------------
 
@@ -186,8 +187,8 @@ def add_branch(network: nn.Module, name: str, plain: nn.Module, config: Dendrite
         config: its ``kind``, ``initialisation`` and ``scale`` count.
     """
     old: Any = network.get_submodule(name)
-    kind = kind_of_config(config)
-    if kind.name != "copy":
+    kind = config.dendrite
+    if not isinstance(kind, Copy):
         replace_module(network, name, _with_one_more(old, plain, kind, config))
         return
     main: Any = old.fused if isinstance(old, DendriticLayer) else old
@@ -234,7 +235,7 @@ def load_branches(
 
 def _with_one_more(old: Any, plain: Any, kind: Kind, config: DendriteConfig) -> nn.Module:
     """A new layer with the branches of ``old``, which are no copies, and one more."""
-    grown = isinstance(old, CheapDendriticLayer)
+    grown = isinstance(old, ReducedDendriticLayer)
     branches = old.dendrites() if grown else []
     new: Any = add_dendrites(plain, len(branches) + 1, "identity", kind)
     to_output, between = torch.zeros_like(new.to_output), torch.zeros_like(new.between)
@@ -248,9 +249,7 @@ def _with_one_more(old: Any, plain: Any, kind: Kind, config: DendriteConfig) -> 
 
 
 def _fresh(plain: nn.Module, config: DendriteConfig) -> Any:
-    kind = kind_of_config(config)
-    copied = kind.name == "copy"
-    branch: Any = copy.deepcopy(plain) if copied else make_dendrite(plain, kind)
+    branch: Any = config.dendrite.make(plain)
     with torch.no_grad():
         if config.initialisation == "layer":
             branch.reset_parameters()

@@ -9,7 +9,6 @@ from pathlib import Path
 from torch import nn
 
 from ...dendrites.config import DendriteConfig
-from ...dendrites.targets import kind_of_config
 from ...growth.to_plain import make_plain
 from ...training.checkpoints import load_hashed
 from . import branch
@@ -28,7 +27,7 @@ def best_network(network: nn.Module, run: str | Path) -> nn.Module:
         network.load_state_dict(best["network"], strict=True)
     elif growth.get("kind") == branch.KIND:
         plain = {name: copy.deepcopy(network.get_submodule(name)) for name in growth["layers"]}
-        kind = kind_of_config(DendriteConfig.from_dict(growth["config"]))
+        kind = DendriteConfig.from_dict(growth["config"]).dendrite
         branch.load_branches(network, plain, best["network"], kind)
     else:
         _load_grown(network, best)

@@ -1,0 +1,48 @@
+"""The kinds of dendrites: one file a kind, and this table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..kind import Kind
+from .copies import Copy
+from .depthwise import Depthwise
+from .grouped import Grouped
+from .low_rank import LowRank
+from .pointwise import Pointwise
+
+# In the order in which messages and overlays name them.
+KINDS: dict[str, type[Kind]] = {
+    kind.name: kind for kind in (Copy, Depthwise, Pointwise, Grouped, LowRank)
+}
+SETTINGS = {s.name: s for kind in KINDS.values() for s in kind.settings()}
+
+
+def owners(setting: str) -> str:
+    """The kinds that a setting belongs to, for messages."""
+    names = [n for n, kind in KINDS.items() if setting in (s.name for s in kind.settings())]
+    return f"kind {names[0]}" if len(names) == 1 else f"kinds {', '.join(names)}"
+
+
+def kind_of_entry(entry: Mapping[str, Any]) -> Kind:
+    """The kind of a layer's entry in a network spec; one without ``kind`` is a copy.
+
+    Raises:
+        ValueError: for an unknown kind, or a setting that is missing, wrong or not the kind's.
+    """
+    name = entry.get("kind", "copy")
+    if not isinstance(name, str) or name not in KINDS:
+        msg = f"kind must be one of {', '.join(KINDS)}; got {name!r}."
+        raise ValueError(msg)
+    own = [s.name for s in KINDS[name].settings()]
+    for key, setting in SETTINGS.items():
+        value = entry.get(key)
+        if key not in own and value is not None:
+            msg = f"{key} belongs to {owners(key)}; got {key} {value!r} with kind {name}."
+            raise ValueError(msg)
+        if key in own and not (value and setting.metadata["holds"](value)):
+            rule = setting.metadata["rule"].replace(">= 0", ">= 1")
+            msg = f"kind {name} needs {key}, {rule}; got {value!r}."
+            raise ValueError(msg)
+    return KINDS[name](**{key: entry[key] for key in own})
