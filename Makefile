@@ -11,7 +11,7 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet -c co
 # onnxruntime 1.31 reports its use to its maker unless this is set before its import.
 export ORT_DISABLE_TELEMETRY := 1
 
-# What pyproject.toml lists in `export` and `dev`. The extra `engines` (openvino, nncf) is left out:
+# What pyproject.toml lists in `export` and `dev`. The extra `engines` (openvino) is left out:
 # it installs with these constraints, but pulls openvino-telemetry, and importing openvino outside
 # our code then writes an id into the home folder and reports the use to Google Analytics.
 TEST_PACKAGES := onnx onnxscript onnxruntime \

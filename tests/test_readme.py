@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from helpers.harness import SMALL
 from helpers.pages import (
@@ -106,11 +105,7 @@ def test_every_command_of_a_bundles_page_runs_in_order(
                 program += ["--manifest", "data/manifest.json"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(program, cwd=folder, capture_output=True, text=True, env=environment)
-        if "inference_trt" in str(words) and not torch.cuda.is_available():
-            assert done.returncode == 1
-            assert "needs an NVIDIA GPU" in done.stderr.strip().splitlines()[-1]
-        else:
-            assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr[-2000:]}"
+        assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr[-2000:]}"
     assert not (folder / "configs").exists()
 
 

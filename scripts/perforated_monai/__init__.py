@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from .dendrites.layer import DendriticLayer
     from .errors import UserError
     from .growth.handler import DendriteHandler
-    from .inference.trt import trt_network
     from .networks.build import build_network
     from .networks.weights import load_weights
     from .training.case_table import CaseTable
@@ -43,7 +42,6 @@ __all__ = [
     "find_volumes",
     "guard_command_line",
     "load_weights",
-    "trt_network",
     "watch_bundle",
 ]
 

@@ -27,7 +27,6 @@ NAMES = {
     "find_volumes": "data.lists",
     "guard_command_line": "bundle.overrides",
     "load_weights": "networks.weights",
-    "trt_network": "inference.trt",
     "watch_bundle": "bundle.overlay.watch",
 }
 

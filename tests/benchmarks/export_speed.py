@@ -36,7 +36,8 @@ from perforated_monai.growth.sandbox import guard
 from perforated_monai.growth.to_plain import make_plain
 from perforated_monai.growth.tracker import Tracker, forward_settings
 from perforated_monai.inference import engines
-from perforated_monai.inference.formats import Source, quiet
+from perforated_monai.inference.formats import Source
+from perforated_monai.inference.quiet import without_warnings
 from perforated_monai.networks.agreement import compare, machine, outputs
 from perforated_monai.networks.cost import peak_memory, time_patches
 from perforated_monai.networks.surgery import count_parameters
@@ -236,7 +237,7 @@ def print_engines(
     """Engines against the library's cleaned network, batch 4, one thread."""
     x = torch.randn(4, 1, *size, generator=torch.Generator().manual_seed(0))
     source = Source(Path("nowhere"), kinds["fused"], (1, *size), fixed_size=False)
-    runs = engines.load_engines(source, [x[:2], x[2:]], list(engines.ENGINES))
+    runs = engines.load_engines(source, list(engines.ENGINES))
     times = measure({"library's cleaned": kinds["cleaned"], **runs}, x)
     reference = outputs(runs["torch"], [x])
     print(f"\nD = {count}, batch 4, one thread; labels on noise with untrained weights.\n")
@@ -247,7 +248,7 @@ def print_engines(
         shown = f"{t['median']:.0f} ({t['q1']:.0f}–{t['q3']:.0f})"
         found = {"max_abs_difference": 0.0, "label_agreement": 1.0}
         if name in runs:
-            with quiet():
+            with without_warnings():
                 found = compare(reference, outputs(runs[name], [x]))
         print(f"| {name} | {shown} | {gain:.2f}× | {found['max_abs_difference']:.1e} |", end="")
         print(f" {found['label_agreement']:.3%} |", flush=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -49,8 +48,7 @@ def speed(bundle: Path, scans: Path, cases: int, rounds: int, engines: list[str]
             for label in seconds:
                 command = _command(label, bundle, folder / part, folder / f"{label} {part}")
                 start, used = time.perf_counter(), _children_cpu()
-                environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
-                subprocess.run(command, check=True, capture_output=True, env=environment)
+                subprocess.run(command, check=True, capture_output=True)
                 seconds[label][part].append(round(time.perf_counter() - start, 2))
                 if part == "all":
                     cpu[label].append(round(_children_cpu() - used, 2))

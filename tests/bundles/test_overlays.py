@@ -1,4 +1,4 @@
-"""Overlays on evaluation and inference: several processes, TensorRT, and what the check reads."""
+"""Overlays on evaluation: several processes, and what the check reads."""
 
 from __future__ import annotations
 
@@ -8,18 +8,15 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from monai.bundle import ConfigWorkflow
 
 from helpers.harness import refused
 from helpers.ranks import on_ranks
-from perforated_monai import UserError
 from perforated_monai.bundle.check.files import check_bundle
 from perforated_monai.data.phantoms import make_phantoms
 from perforated_monai.data.prepare import write_manifest
 from perforated_monai.files import hash_of
-from perforated_monai.inference.trt import PACKAGES, trt_network
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = {"hippocampus_mri_dendritic": "hippocampus", "brain_tumor_mri_dendritic": "tumour"}
@@ -96,30 +93,9 @@ def test_several_processes_without_torchrun_are_refused(datasets, tmp_path) -> N
 
 
 @each_bundle
-def test_tensorrt_says_what_is_missing(bundle: Path, datasets, tmp_path: Path) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU: the engine may be built here")
-    made = workflow(
-        *(bundle, datasets[bundle.name] / "imagesTr", tmp_path / "out"),
-        *("inference.json", "inference_trt.yaml"),
-    )
-    with refused("inference_trt.yaml needs an NVIDIA GPU"):
-        made.run()
-    assert not (tmp_path / "out").exists()
-
-
-def test_tensorrt_refuses_a_precision_it_does_not_have(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="fp32, tf32, fp16, bf16; got 'int8'"):
-        trt_network(torch.nn.Identity(), tmp_path / "model.pt", tmp_path, 4, "int8")
-    assert "tensorrt" in PACKAGES
-
-
-@each_bundle
 @pytest.mark.parametrize(
     ("overlay", "old", "new"),
     [
-        ("inference_trt", "evaluator::amp", "evaluator::ampp"),
-        ("inference_trt", "@sw_batch_size", "@sw_batchsize"),
         ("multi_gpu_evaluate", "validate::dataloader::", "validate::dataloadr::"),
         ("multi_gpu_evaluate", "@process_group_timeout", "@process_timeout"),
         ("multi_gpu_train", "train::dataloader::sampler::rank", "train::dataloader::sampler::rnk"),

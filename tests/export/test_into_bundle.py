@@ -298,7 +298,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_export_writes_a_whole_bundle(run: Path, bundle: Path, phantoms: Path, capsys) -> None:
     arguments = ["export", str(run), "--bundle", str(bundle), "--volumes", str(phantoms)]
-    assert main([*arguments, "--engine", "torch-bf16,torchscript-optimized"]) == 0
+    assert main([*arguments, "--engine", "torch,torch-bf16"]) == 0
     formats = [n for n in PACKAGES if not missing_packages(PACKAGES[n])]
     said = capsys.readouterr().out
     assert ", ".join(f"model.{n}" for n in formats) in said
@@ -314,7 +314,7 @@ def test_export_writes_a_whole_bundle(run: Path, bundle: Path, phantoms: Path, c
     assert "real volumes" in parity["volumes"]
     rows = {row["name"]: row for row in parity["rows"]}
     every = ["trained network", "model.pt", *[f"model.{n}" for n in formats]]
-    assert list(rows) == [*every, "engine torch-bf16", "engine torchscript-optimized"]
+    assert list(rows) == [*every, "engine torch", "engine torch-bf16"]
     for name in every:
         assert rows[name]["label_agreement"] >= 0.9999 and rows[name]["ms_per_patch"]["median"] > 0
     for name in every[1:]:
@@ -339,7 +339,7 @@ def test_a_plain_run_exports_bit_for_bit(plain_run: Path, bundle: Path) -> None:
 
 def test_formats_of_former_weights_go(plain_run: Path, bundle: Path) -> None:
     (bundle / "models").mkdir()
-    for name in ("model.ts", "model.onnx", "model_int8.xml", "model_int8.bin", "notes.txt"):
+    for name in ("model.ts", "model.onnx", "notes.txt"):
         (bundle / "models" / name).write_text("old")
     export_run(plain_run, bundle)
     found = sorted(p.name for p in (bundle / "models").iterdir())

@@ -203,8 +203,8 @@ def segment(
             .json list of cases with several channels.
         output: folder of the masks; the input's relative paths are kept.
         bundle: bundle folder, such as bundles/hippocampus_mri_dendritic.
-        engine: torch, torch-bf16, torchscript-optimized, onnxruntime, openvino, openvino-bf16,
-            openvino-int8, tensorrt, or auto: the fastest with 99.9 % of torch's labels.
+        engine: torch, torch-bf16, onnxruntime, openvino, openvino-bf16, or auto: the fastest with
+            99.9 % of torch's labels, measured on the first scans.
         device: cpu, cuda, cuda:1, ...; by default the first GPU, or the CPU.
         overlap: of the sliding windows, 0 to below 1; by default the bundle's.
         tta: average over mirror images.

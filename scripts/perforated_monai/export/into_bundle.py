@@ -240,7 +240,6 @@ def write_proof(stage: Path, bundle: Path, report: dict[str, Any]) -> None:
 def _note_stale_files(stage: Path) -> None:
     """Formats of former weights beside new ones would be other networks."""
     names = [f"model.{n}" for n in PACKAGES]
-    names += [engines.INT8_FILE, engines.INT8_FILE.replace(".xml", ".bin")]
     remove_at_end(stage, [f"models/{n}" for n in names if not (stage / "models" / n).exists()])
 
 

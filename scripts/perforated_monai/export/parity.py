@@ -12,7 +12,7 @@ from .._version import __version__
 from ..errors import UserError
 from ..growth.trained import Trained
 from ..inference import engines
-from ..inference.formats import Source, missing_packages, read_format, write_format
+from ..inference.formats import Source, read_format, write_format
 from ..inference.patches import BATCH, Patches
 from ..networks import agreement as parity
 from ..networks.build import build_network
@@ -92,7 +92,7 @@ def prove(
     runs = dict(reference.runs)
     for name in formats:
         runs[f"model.{name}"] = read_format(name, write_format(name, source), source)
-    runs |= _engine_runs(source, reference.patches.batches, engine)
+    runs |= _engine_runs(source, engine)
     example = reference.patches.batches[0]
     base = build_network({**spec, "dendrites": {}}).eval()
     report = {
@@ -143,14 +143,12 @@ def _rows(runs: dict[str, Run], reference: Reference, source: Source) -> list[di
     return rows
 
 
-def _engine_runs(source: Source, batches: list[Tensor], engine: str) -> dict[str, Run]:
+def _engine_runs(source: Source, engine: str) -> dict[str, Run]:
     if not engine:
         return {}
     every = engine in ("auto", "all")
     names = list(engines.ENGINES) if every else [n.strip() for n in engine.split(",")]
-    if "openvino-int8" in names and not missing_packages(["openvino", "nncf"]):
-        engines.save_int8(source, batches)
-    runs = engines.load_engines(source, batches, names, required=not every)
+    runs = engines.load_engines(source, names, required=not every)
     return {f"engine {name}": run for name, run in runs.items()}
 
 

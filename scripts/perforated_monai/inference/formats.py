@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import logging
 import os
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from torch.export import Dim
 from ..bundle.configs import find_config
 from ..errors import UserError
 from ..networks.cost import Run
+from .quiet import without_messages, without_warnings
 
 PACKAGES: dict[str, list[str]] = {
     "ts": [],
@@ -100,7 +98,7 @@ def write_format(name: str, source: Source) -> Path:
     file = source.folder / "models" / f"model.{name}"
     writer = {"ts": _write_ts, "pt2": _write_pt2, "onnx": _write_onnx}[name]
     try:
-        with quiet(), torch.no_grad():
+        with without_warnings(), torch.no_grad():  # exporters warn about their own internals
             writer(source, file)
     except Exception as error:  # every exporter has its own family of errors
         reason = " ".join(str(error).split())[:200]
@@ -117,7 +115,7 @@ def read_format(name: str, file: Path, source: Source) -> Run:
 
     Calling it raises UserError for another window where the network takes one size only.
     """
-    with quiet():
+    with without_warnings():  # TorchScript is deprecated, but it is what Deploy reads
         if name == "ts":
             return one_size(torch.jit.load(str(file), map_location="cpu").eval(), source)
         if name == "pt2":
@@ -173,35 +171,23 @@ def onnx_session(model: Path | bytes) -> Run:
     return run
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Exporters warn about their own internals; TorchScript is deprecated but what Deploy reads."""
-    before = logging.root.manager.disable
-    logging.disable(logging.INFO)  # MONAI's commands list their arguments
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            logging.disable(before)
-
-
 def _write_ts(source: Source, file: Path) -> None:
     """By MONAI's own command, which adds the extra files that Deploy reads."""
-    from monai.bundle import ckpt_export
+    from monai.bundle.scripts import ckpt_export, logger
 
     options: dict[str, Any] = {}
     if source.fixed_size:
         options = {"use_trace": True, "input_shape": list(source.example().shape)}
-    ckpt_export(
-        net_id="network_def",
-        filepath=str(file),
-        ckpt_file=str(source.folder / "models" / "model.pt"),
-        meta_file=str(source.folder / "configs" / "metadata.json"),
-        config_file=str(find_config(source.folder, "inference")),
-        bundle_root=str(source.folder),
-        **options,
-    )
+    with without_messages(logger):  # it lists its arguments, with absolute paths
+        ckpt_export(
+            net_id="network_def",
+            filepath=str(file),
+            ckpt_file=str(source.folder / "models" / "model.pt"),
+            meta_file=str(source.folder / "configs" / "metadata.json"),
+            config_file=str(find_config(source.folder, "inference")),
+            bundle_root=str(source.folder),
+            **options,
+        )
 
 
 def _write_pt2(source: Source, file: Path) -> None:

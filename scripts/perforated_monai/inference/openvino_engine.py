@@ -1,74 +1,54 @@
-"""OpenVINO and NNCF: convert, quantise, and run with as many threads as the caller has."""
+"""OpenVINO: convert a network, and run it with as many threads as the caller has."""
 
 from __future__ import annotations
 
 import collections
 import contextlib
-import io
 import sys
 import threading
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..networks.cost import Run
-from .formats import Source, quiet
+from .formats import Source
 
-INT8_FILE = "model_int8.xml"
 _MOST_SHAPES = 16  # compiled models that are kept; an inferer may give every volume its own shape
+_TELEMETRY = "openvino_telemetry"
+_IMPORTING = threading.RLock()
 
 
-def openvino_engine(precision: str) -> Callable[[Source, list[Tensor]], Run]:
+def openvino_engine(precision: str) -> Callable[[Source], Run]:
     """Loader of the network in ``f32`` or ``bf16``."""
 
-    def load(source: Source, _: list[Tensor]) -> Run:
-        ov = import_openvino()
-        return _compiled(ov, _converted(ov, source), precision)
+    def load(source: Source) -> Run:
+        with without_telemetry():
+            import openvino
+
+            return _compiled(openvino, _converted(openvino, source), precision)
 
     return load
 
 
-def int8_engine(source: Source, batches: list[Tensor]) -> Run:
-    """The bundle's calibrated model, or one calibrated on ``batches``."""
-    ov = import_openvino()
-    written = source.folder / "models" / INT8_FILE
-    model = ov.Core().read_model(written) if written.exists() else _quantised(source, batches)
-    return _compiled(ov, model, "f32")
+@contextlib.contextmanager
+def without_telemetry() -> Iterator[None]:
+    """Import OpenVINO without its telemetry, and leave ``sys.modules`` as it was.
 
-
-def save_int8(source: Source, batches: list[Tensor]) -> Path:
-    """Write the calibrated OpenVINO model, ``models/model_int8.xml`` and ``.bin``."""
-    ov = import_openvino()
-    file = source.folder / "models" / INT8_FILE
-    with quiet():
-        ov.save_model(_quantised(source, batches), str(file), compress_to_fp16=False)
-    return file
-
-
-def import_openvino() -> Any:
-    """OpenVINO without its telemetry.
-
-    Importing it writes an id into the home folder and reports to Google Analytics without asking;
-    where ``openvino_telemetry`` cannot be imported, OpenVINO and NNCF use an empty stand-in.
+    The telemetry writes an id into the home folder and reports to Google Analytics without asking.
+    OpenVINO's modules use an empty stand-in where they cannot import it; those that are imported in
+    here keep the stand-in. A telemetry that the caller has imported stays.
     """
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import openvino
-
-    return openvino
-
-
-def _quantised(source: Source, batches: list[Tensor]) -> Any:
-    """Post-training quantisation, calibrated on single patches."""
-    ov = import_openvino()
-    import nncf
-
-    samples = [x[i : i + 1].numpy() for x in batches for i in range(len(x))]
-    model = _converted(ov, source)
-    with contextlib.redirect_stdout(io.StringIO()):  # bars of its own
-        return nncf.quantize(model, nncf.Dataset(samples), subset_size=len(samples))
+    with _IMPORTING:
+        if _TELEMETRY in sys.modules:
+            yield
+            return
+        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            del sys.modules[_TELEMETRY]
 
 
 def _converted(ov: Any, source: Source) -> Any:
@@ -112,10 +92,10 @@ def _compiled(ov: Any, model: Any, precision: str) -> Run:
                 if len(ready) > _MOST_SHAPES:
                     ready.popitem(last=False)
             ready.move_to_end(key)
-            made, idle = ready[key]
-        request = idle.pop() if idle else made.create_infer_request()
-        found = torch.from_numpy(request.infer([x.contiguous().numpy()], share_inputs=True)[0])
+            model_of_shape, idle = ready[key]
+        request = idle.pop() if idle else model_of_shape.create_infer_request()
+        output = torch.from_numpy(request.infer([x.contiguous().numpy()], share_inputs=True)[0])
         idle.append(request)
-        return found
+        return output
 
     return run

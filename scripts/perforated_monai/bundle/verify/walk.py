@@ -40,8 +40,6 @@ _DISGUISED = {
 }
 _PICTURES = {".png": b"\x89PNG\r\n", ".jpg": b"\xff\xd8\xff", ".jpeg": b"\xff\xd8\xff"}
 _ZIPS = (".pt", ".ts", ".pt2", ".npz")
-# The calibrated OpenVINO model that `export --engine` leaves in a working folder; not packed.
-_CALIBRATED = ("models/model_int8.xml", "models/model_int8.bin")
 # What a study leaves in studies/results of a working folder; pack leaves it out. Pages: `pages`.
 _RESULTS = (".json", ".jsonl", ".csv", ".md", ".html", ".npz", ".png")
 
@@ -171,8 +169,6 @@ def unread(found: Unpacked) -> Iterator[Broken]:
     for path in found.sizes:
         if _suffix(path) == ".onnx" or path.endswith(".onnx.data"):
             yield Broken("a network in ONNX form", "Take it from a source that you trust", path)
-        elif path in _CALIBRATED:
-            yield Broken("a network in OpenVINO form", "Take it from a source that you trust", path)
 
 
 @rule("file-kinds", "code", "must be of a kind that a bundle needs")
@@ -216,8 +212,7 @@ def _is_usual(path: str, top: str, suffix: str) -> bool:
         return suffix in _RESULTS or path.endswith(("/.gitignore", "/.lock"))
     if top == "models":
         formats = [name for names in FORMATS.values() for name in names]
-        known = (*(f"models/{name}" for name in formats), *_CALIBRATED)
-        return suffix in kinds or path in known
+        return suffix in kinds or path in {f"models/{name}" for name in formats}
     return suffix in kinds
 
 

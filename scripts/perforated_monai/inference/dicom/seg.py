@@ -10,7 +10,8 @@ import numpy as np
 
 from ...errors import UserError
 from ...files import atomic
-from .slices import EXTRA, Slice, silent
+from ..quiet import without_warnings
+from .slices import EXTRA, Slice
 
 
 def write_seg(
@@ -53,7 +54,7 @@ def write_seg(
     frames = np.zeros((labels.shape[2], labels.shape[1], labels.shape[0], len(names)), np.uint8)
     for k, value in enumerate(names):
         frames[..., k] = (labels == value).transpose(2, 1, 0)
-    with silent():
+    with without_warnings():
         found = hd.seg.Segmentation(
             source_images=[s.header for s in slices],
             pixel_array=frames,

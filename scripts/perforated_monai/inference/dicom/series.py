@@ -10,8 +10,9 @@ import nibabel as nib
 import numpy as np
 
 from ...errors import UserError
+from ..quiet import without_warnings
 from ..scan import Scan, as_scan
-from .slices import EXTRA, Slice, check_slice, in_order, silent
+from .slices import EXTRA, Slice, check_slice, in_order
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -57,7 +58,7 @@ def _headers(files: Sequence[Path], pydicom: Any, anonymous: bool) -> list[Slice
         if not marked and not path.name.lower().endswith((".dcm", ".ima", ".dicom")):
             continue
         try:
-            with silent():
+            with without_warnings():
                 header = pydicom.dcmread(path, force=False)
                 header.SeriesInstanceUID, header.SOPClassUID  # noqa: B018
         except Exception as error:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
+from ..quiet import without_warnings
 
 EXTRA = "DICOM needs itk, pydicom and highdicom: pip install 'perforated-monai[dicom]'."
 _STEP_TOLERANCE = 0.02  # of the slice step; scanners round positions to about a hundredth of a mm
 _DIRECTION_TOLERANCE = 1e-3
 _SAME = 1e-3  # mm; slices closer than this lie at one place
-_WARNINGS = threading.Lock()  # filters belong to the process, cases are read in threads
 
 
 @dataclass
@@ -31,14 +27,6 @@ class Slice:
     position: float = 0.0
 
 
-@contextlib.contextmanager
-def silent() -> Iterator[None]:
-    """Without warnings: pydicom's name tag values."""
-    with _WARNINGS, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def check_slice(s: Slice) -> None:
     """Grey values, geometry, and as many bytes of pixels as the header announces.
 
@@ -48,7 +36,7 @@ def check_slice(s: Slice) -> None:
     try:
         _check_kind(s)
         _check_geometry(s)
-        with silent():
+        with without_warnings():  # pydicom's warnings hold values of tags
             _check_pixels(s)
     except UserError:
         raise

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from ...errors import UserError
 from ...networks.agreement import compare, outputs
-from ..engines import ENGINES, LEAST_AGREEMENT, fastest, load_engines, missing_for, require_engine
+from ..engines import ENGINES, fastest, load_engines, missing_for, require_engine
 from ..formats import FIXED_SIZE, Source
-from .engine_memory import read_choice, write_choice
 from .infer import Predictor
 from .pipeline import Bundle, default_device
 
@@ -45,13 +44,13 @@ def engine_device(name: str, device: str | torch.device | None) -> torch.device:
     if name not in (AUTO, *ENGINES):
         msg = f"engine must be {AUTO} or one of {', '.join(ENGINES)}; got {name!r}."
         raise UserError(msg)
-    found = _device(device)
-    if name not in (AUTO, "torch", "tensorrt") and device is not None and found.type != "cpu":
+    place = _device(device)
+    if name not in (AUTO, "torch") and device is not None and place.type != "cpu":
         msg = f"engine {name} runs on the CPU; got --device {device}. Leave --device out."
         raise UserError(msg)
     if name != AUTO:
         require_engine(name)
-    return found if name in (AUTO, "torch") else torch.device("cpu")
+    return place if name in (AUTO, "torch") else torch.device("cpu")
 
 
 def on_device(bundle: Bundle, device: torch.device) -> Predictor:
@@ -75,8 +74,7 @@ def load_engine(
 
     Args:
         bundle: loaded bundle.
-        name: a key of ``ENGINES``, or ``auto``: the fastest with 99.9 % equal labels. Its choice
-            is kept for this bundle and machine, and checked on the next scans.
+        name: a key of ``ENGINES``, or ``auto``: the fastest with 99.9 % equal labels.
         device: of ``engine_device``.
         batches: windows ``(B, C, *roi)`` of the first scans.
         words: that say what they are.
@@ -87,15 +85,8 @@ def load_engine(
     if name == "torch":
         return Loaded(on_device(bundle, device), name, device)
     if name != AUTO:
-        return _named(bundle, name, list(batches), words, _LEAST_OF_NAMED)
-    if kept := read_choice(bundle, device):
-        with contextlib.suppress(UserError):
-            if kept == "torch":
-                return Loaded(on_device(bundle, device), kept, device, "torch: chosen before.")
-            return _named(bundle, kept, list(batches), words, LEAST_AGREEMENT)
-    found = _fastest(bundle, device, list(batches), words)
-    write_choice(bundle, device, found.name)
-    return found
+        return _named(bundle, name, list(batches), words)
+    return _fastest(bundle, device, list(batches), words)
 
 
 def mirrored(predict: Predictor, axes: tuple[int, ...]) -> Predictor:
@@ -114,18 +105,18 @@ def mirrored(predict: Predictor, axes: tuple[int, ...]) -> Predictor:
     return run
 
 
-def _named(bundle: Bundle, name: str, batches: list[Tensor], words: str, least: float) -> Loaded:
+def _named(bundle: Bundle, name: str, batches: list[Tensor], words: str) -> Loaded:
     source = _source(bundle)
-    run = _run(source, name, batches)
+    run = _run(source, name)
     expected = outputs(source.network, batches)
-    found = compare(expected, outputs(run, batches), bundle.exclusive)["label_agreement"]
-    if found < least:
+    agreement = compare(expected, outputs(run, batches), bundle.exclusive)["label_agreement"]
+    if agreement < _LEAST_OF_NAMED:
         msg = (
-            f"engine {name} must give {least:.1%} of torch's labels; on {words} it gives "
-            f"{found:.2%}. Use --engine torch, or auto."
+            f"engine {name} must give {_LEAST_OF_NAMED:.1%} of torch's labels; on {words} it gives "
+            f"{agreement:.2%}. Use --engine torch, or auto."
         )
         raise UserError(msg)
-    reason = f"{name}: {found:.3%} equal labels with torch float32 on {words}."
+    reason = f"{name}: {agreement:.3%} equal labels with torch float32 on {words}."
     return Loaded(run, name, torch.device("cpu"), reason)
 
 
@@ -136,7 +127,7 @@ def _fastest(bundle: Bundle, device: torch.device, batches: list[Tensor], words:
     for name in ENGINES:
         if name != "torch" and _worth_trying(bundle, name, device):
             with contextlib.suppress(UserError):  # it does not take this network
-                run = _run(source, name, batches)
+                run = _run(source, name)
                 run(batches[0])
                 runs[name] = run
     name, reason = fastest(runs, batches, bundle.exclusive, words)
@@ -147,14 +138,14 @@ def _fastest(bundle: Bundle, device: torch.device, batches: list[Tensor], words:
 
 def _worth_trying(bundle: Bundle, name: str, device: torch.device) -> bool:
     """On a GPU no engine of the CPU; and none that is written for longer than a folder takes."""
-    if missing_for(name) or (name == "tensorrt") != (device.type == "cuda"):
+    if missing_for(name) or device.type == "cuda":
         return False
     return name != "onnxruntime" or (bundle.folder / "models" / "model.onnx").is_file()
 
 
-def _run(source: Source, name: str, batches: list[Tensor]) -> Predictor:
+def _run(source: Source, name: str) -> Predictor:
     try:
-        return load_engines(source, batches, [name], required=True)[name]
+        return load_engines(source, [name], required=True)[name]
     except UserError:
         raise
     except Exception as error:  # every converter has its own family of errors
@@ -174,11 +165,11 @@ def _source(bundle: Bundle) -> Source:
 
 def _device(device: str | torch.device | None) -> torch.device:
     try:
-        found = torch.device(device) if device is not None else default_device()
+        place = torch.device(device) if device is not None else default_device()
     except RuntimeError as error:
         msg = f"device must be cpu, cuda or cuda:N; got {device!r} ({str(error).splitlines()[0]})."
         raise UserError(msg) from None
-    if found.type == "cuda" and not torch.cuda.is_available():
+    if place.type == "cuda" and not torch.cuda.is_available():
         msg = f"device {device!r} needs a GPU; torch finds none. Use --device cpu."
         raise UserError(msg)
-    return found
+    return place
