@@ -53,8 +53,8 @@ class Segmenter:
 
     Args:
         bundle: folder of the bundle.
-        engine: what runs the network: a key of ``inference.engines.ENGINES``, or ``auto``.
-            Engines but ``torch`` are loaded with the first volumes: these calibrate and check them.
+        engine: what runs the network: a key of ``inference.engines.ENGINES``, or ``auto``. Engines
+            but ``torch`` are loaded with the first volumes, which check them.
         device: ``cpu``, ``cuda:0``, ...; the first GPU or the CPU when not given.
         overlap: of the windows; the bundle's own when not given.
         tta: mean of the logits over mirror images, along the bundle's ``mirror_axes``.
