@@ -1,11 +1,17 @@
-"""The list of rules. A rule is a function with a name and a message; adding one adds it to `check`.
+"""Rules: what must hold, what was found instead, and the cure.
 
 ```python
-@rule("constant", "image", "must hold more than one value", voxels=True)
+@rule("constant", "must hold more than one value", voxels=True)
 def constant(image: Volume, facts: Facts) -> Iterator[Broken]:
     if image.low == image.high:
         yield Broken(f"{image.low} everywhere", "Remove the case")
+
+
+IMAGE_RULES = (constant,)
 ```
+
+A check names its rules in a tuple. Nothing registers itself: a rule that is lost on the way is an
+ImportError, and an empty tuple is refused, so neither can read as "nothing is wrong".
 """
 
 from __future__ import annotations
@@ -64,22 +70,8 @@ def count(findings: Iterable[Finding]) -> dict[str, int]:
     return {severity: severities.count(severity) for severity in SEVERITIES}
 
 
-SCOPES = {
-    "volume": "every image and label",
-    "image": "every image",
-    "label": "every label",
-    "pair": "an image and its label",
-    "dataset": "all cases together",
-    "bundle": "a bundle",
-    "zip": "a zip that is verified, before it is unpacked",
-    "packed": "the files of a bundle that is verified",
-    "content": "what a verified bundle holds",
-    "code": "what a verified bundle would run; --trust goes on",
-}
-
-
 class Broken(NamedTuple):
-    """What a rule yields; `file` and `severity` replace those of volume and rule."""
+    """What a rule yields; `file` and `severity` replace those of the caller and the rule."""
 
     value: object
     cure: str
@@ -87,19 +79,25 @@ class Broken(NamedTuple):
     severity: str = ""
 
 
+Check = Callable[..., Iterator[Broken]]
+
+
 @dataclass(frozen=True)
 class Rule:
-    """A registered rule; `voxels`: it needs the file read to its end."""
+    """One rule; `voxels`: it needs the file read to its end."""
 
     name: str
-    scope: str
     message: str
     severity: str
     voxels: bool
-    check: Callable[..., Iterator[Broken]]
+    check: Check
+
+    def __call__(self, *subjects: Any) -> Iterator[Broken]:
+        """What the rule's function yields."""
+        return self.check(*subjects)
 
     def findings(self, file: str, *subjects: Any) -> Iterator[Finding]:
-        """Run the rule on what its scope gives."""
+        """Run the rule on what its list is for."""
         for value, cure, other, severity in self.check(*subjects):
             severity = severity or self.severity
             yield Finding(severity, self.name, other or file, self.message, str(value), cure)
@@ -113,62 +111,46 @@ class Rule:
             yield Finding(ERROR, self.name, file, self.message, value, "Correct or refuse it")
 
 
-RULES: dict[str, Rule] = {}
-
-
 def rule(
-    name: str, scope: str, message: str, severity: str = ERROR, voxels: bool = False
-) -> Callable[[Callable[..., Iterator[Broken]]], Callable[..., Iterator[Broken]]]:
-    """Register a rule function under a name."""
+    name: str, message: str, severity: str = ERROR, voxels: bool = False
+) -> Callable[[Check], Rule]:
+    """Make a rule of a function."""
 
-    def register(check: Callable[..., Iterator[Broken]]) -> Callable[..., Iterator[Broken]]:
-        if name in RULES or scope not in SCOPES:
-            msg = f"rule {name!r} must have a new name and a scope of {', '.join(SCOPES)}."
-            raise ValueError(msg)
-        RULES[name] = Rule(name, scope, message, severity, voxels, check)
-        return check
+    def make(check: Check) -> Rule:
+        return Rule(name, message, severity, voxels, check)
 
-    return register
+    return make
 
 
 def run(
-    scopes: Iterable[str],
+    rules: tuple[Rule, ...],
     file: str,
     *subjects: Any,
     voxels: bool = True,
     most: int | None = None,
     foreign: bool = False,
 ) -> list[Finding]:
-    """Findings of all rules of some scopes.
+    """Findings of a list of rules, in its order.
 
     Args:
-        scopes: names of scopes.
+        rules: which.
         file: what a finding names where its rule does not.
-        subjects: what the scopes' rules take.
+        subjects: what these rules take.
         voxels: without it, only rules that read headers.
         most: findings of one rule, after which it is not asked further.
         foreign: nothing is known of the subjects; a rule that fails on them is an error of theirs.
+
+    Raises:
+        ValueError: for no rules at all, which would pass anything.
     """
-    wanted = set(scopes)
+    if not rules:
+        msg = f"A check must have rules; got an empty list for {file or 'a folder'}. Name them."
+        raise ValueError(msg)
     return [
         finding
-        for each in RULES.values()
-        if each.scope in wanted and (voxels or not each.voxels)
+        for each in rules
+        if voxels or not each.voxels
         for finding in itertools.islice(
             (each.judgement if foreign else each.findings)(file, *subjects), most
         )
     ]
-
-
-def list_rules() -> str:
-    """The table that `check --list-rules` prints."""
-    width = max(len(name) for name in RULES)
-    lines = []
-    for scope, meaning in SCOPES.items():
-        lines.append(f"{scope}: {meaning}")
-        lines += [
-            f"  {r.name:<{width}}  {r.severity:<7}  {r.message}"
-            for r in RULES.values()
-            if r.scope == scope
-        ]
-    return "\n".join(lines)

@@ -34,8 +34,9 @@ from helpers.share_bundle import (
     small_bundle,
 )
 from perforated_monai import UserError, build_network
-from perforated_monai.bundle.pack import RECORD, pack_bundle
+from perforated_monai.bundle.pack import pack_bundle
 from perforated_monai.bundle.pack.requirements import needs, stamped
+from perforated_monai.bundle.record import RECORD
 from perforated_monai.bundle.verify import verify
 from perforated_monai.commands.main import main
 from perforated_monai.files import sha256
@@ -378,7 +379,7 @@ def test_an_address_that_the_bundle_names_is_kept(large, tmp_path):
 PACK_FOREVER = """
 import sys
 from pathlib import Path
-from perforated_monai.pack import pack_bundle
+from perforated_monai.bundle.pack import pack_bundle
 
 while True:
     pack_bundle(sys.argv[1], sys.argv[2])

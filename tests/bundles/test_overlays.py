@@ -13,7 +13,7 @@ from monai.bundle import ConfigWorkflow
 
 from helpers.harness import refused
 from helpers.ranks import on_ranks
-from perforated_monai.bundle.check.files import check_bundle
+from perforated_monai.bundle.check.run import check_bundle
 from perforated_monai.data.phantoms import make_phantoms
 from perforated_monai.data.prepare import write_manifest
 from perforated_monai.files import hash_of

@@ -16,8 +16,8 @@ import pytest
 
 from helpers.harness import in_child
 from helpers.msd import fill, image_of, save
+from perforated_monai.commands.check import rule_lists
 from perforated_monai.commands.main import main
-from perforated_monai.data.check import RULES
 from perforated_monai.data.check.pictures import histogram_svg, slice_png
 from perforated_monai.data.prepare import write_manifest
 
@@ -77,7 +77,9 @@ def test_json_copy_holds_every_finding(data, tmp_path, capsys):
 def test_rules_are_listed(capsys):
     assert main(["check", "--list-rules"]) == 0
     out = capsys.readouterr().out
-    assert all(name in out and rule.message in out for name, rule in RULES.items())
+    for meaning, rules in rule_lists().items():
+        assert f"\n{meaning}\n" in f"\n{out}"
+        assert all(f"  {rule.name} " in out and rule.message in out for rule in rules)
 
 
 @pytest.mark.parametrize(

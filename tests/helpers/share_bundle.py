@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from perforated_monai import build_network
-from perforated_monai.bundle.pack.record import RECORD, record_text
 from perforated_monai.bundle.pack.zip_writer import write_zip
+from perforated_monai.bundle.record import RECORD, record_text
 from perforated_monai.files import sha256
 
 SHIPPED = Path(__file__).resolve().parents[2] / "bundles" / "hippocampus_mri_dendritic"

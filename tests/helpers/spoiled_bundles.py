@@ -27,7 +27,7 @@ from helpers.share_bundle import (
     weights_of,
 )
 from perforated_monai import build_network
-from perforated_monai.bundle.pack import RECORD
+from perforated_monai.bundle.record import RECORD
 
 
 def spy(name: str = "ran") -> str:

@@ -10,11 +10,12 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from ..data.check import check as data
 from ..data.check.check import check_dataset
 from ..data.manifest import Manifest
 from ..errors import UserError
 from ..files import write_json
-from ..rules import ERROR, NOTE, WARNING, Finding, count, list_rules
+from ..rules import ERROR, NOTE, WARNING, Finding, Rule, count
 
 COLOURS = {ERROR: "bold red", WARNING: "yellow", NOTE: "cyan"}
 PICTURES = 48  # cases on the contact sheet
@@ -35,7 +36,7 @@ def check_target(
         if report_file:
             msg = f"--report shows volumes, and {target} is a bundle. Leave it out, or use --json."
             raise UserError(msg)
-        from ..bundle.check.files import check_bundle
+        from ..bundle.check.run import check_bundle
 
         summary: dict[str, Any] = {"bundle": Path(target).resolve().name}
         findings = check_bundle(target)
@@ -82,10 +83,32 @@ def print_findings(root: str, manifest: Manifest) -> int:
 
 def print_rules() -> int:
     """The table of all rules."""
-    from ..bundle import verify  # noqa: F401 - registers its rules and those of bundles
-
-    print(list_rules())
+    lists = rule_lists()
+    width = max(len(rule.name) for rules in lists.values() for rule in rules)
+    for meaning, rules in lists.items():
+        print(meaning)
+        for rule in rules:
+            print(f"  {rule.name:<{width}}  {rule.severity:<7}  {rule.message}")
     return 0
+
+
+def rule_lists() -> dict[str, tuple[Rule, ...]]:
+    """What each list of rules is for -> the rules."""
+    from ..bundle.check.run import BUNDLE_RULES
+    from ..bundle.verify.verify import CODE_RULES, CONTENT_RULES, PACKED_RULES, ZIP_RULES
+
+    return {
+        "volume: every image and label": data.VOLUME_RULES,
+        "image: every image": data.IMAGE_RULES,
+        "label: every label": data.LABEL_RULES,
+        "pair: an image and its label": data.PAIR_RULES,
+        "dataset: all cases together": data.DATASET_RULES,
+        "bundle: a bundle": BUNDLE_RULES,
+        "zip: a zip that is verified, before it is unpacked": ZIP_RULES,
+        "packed: the files of a bundle that is verified": PACKED_RULES,
+        "content: what a verified bundle holds": CONTENT_RULES,
+        "code: what a verified bundle would run; --trust goes on": CODE_RULES,
+    }
 
 
 def is_bundle(folder: Path) -> bool:

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from perforated_monai import UserError, build_network
-from perforated_monai.bundle.check.files import check_bundle
-from perforated_monai.data.check import ERROR, NOTE, RULES, WARNING
+from perforated_monai.bundle.check.run import BUNDLE_RULES, check_bundle
 from perforated_monai.files import sha256
+from perforated_monai.rules import ERROR, NOTE, WARNING
 
 ROOT = Path(__file__).resolve().parents[3]
 SHIPPED = ROOT / "bundles" / "hippocampus_mri_dendritic"
@@ -185,7 +185,7 @@ CASES = [(name, k) for name, changes in BREAKS.items() for k in range(len(change
 
 
 def test_every_bundle_rule_is_tested():
-    assert set(BREAKS) == {name for name, rule in RULES.items() if rule.scope == "bundle"}
+    assert set(BREAKS) == {rule.name for rule in BUNDLE_RULES}
 
 
 def test_a_whole_bundle_has_no_finding(whole):

@@ -7,7 +7,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from perforated_monai.bundle.check.files import Bundle
+from perforated_monai.bundle.check.files import BundleFiles
 from perforated_monai.bundle.check.metadata_rules import (
     METADATA,
     OPTIONAL,
@@ -33,7 +33,7 @@ PLACES = [
 
 def follows(metadata: dict) -> bool:
     """Whether our rule has nothing to say."""
-    bundle = Bundle(Path("bundle"), {METADATA: metadata})
+    bundle = BundleFiles(Path("bundle"), {METADATA: metadata})
     return not list(metadata_schema(bundle))
 
 

@@ -18,8 +18,8 @@ import pytest
 from helpers.share_bundle import TOP, entry, raw_zip
 from perforated_monai import UserError
 from perforated_monai.bundle.verify import verify
+from perforated_monai.bundle.verify.verify import ZIP_RULES
 from perforated_monai.commands.main import main
-from perforated_monai.data.check import RULES
 
 LINK, PIPE = stat.S_IFLNK | 0o777, stat.S_IFIFO | 0o644
 SPOILED_ZIPS: dict[str, tuple[str, list[tuple[str | zipfile.ZipInfo, bytes]]]] = {
@@ -210,7 +210,7 @@ def test_the_package_inside_a_bundle_does_not_judge_it(packed, tmp_path):
 
 VERIFY_FOREVER = """
 import sys
-from perforated_monai.__main__ import main
+from perforated_monai.commands.main import main
 
 while True:
     main(["verify", sys.argv[1]])
@@ -281,5 +281,5 @@ def test_what_is_not_there_is_said(tmp_path, capsys):
 
 
 def test_every_rule_on_zips_is_tested():
-    rules = {rule.name for rule in RULES.values() if rule.scope == "zip"}
+    rules = {rule.name for rule in ZIP_RULES}
     assert rules == {"zip-layout", *(rule for rule, _ in SPOILED_ZIPS.values())}

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 
 from helpers.msd import fill, image_of, label_of, save
-from perforated_monai.data.check import ERROR, NOTE, RULES, WARNING, check_dataset, check_volume
+from perforated_monai.data.check import ERROR, NOTE, WARNING, check_dataset, check_volume
+from perforated_monai.data.check import check as lists
 from perforated_monai.data.manifest import load_manifest
 from perforated_monai.data.prepare import write_manifest
 
 SHAPE = (8, 9, 7)
 IMAGE, LABEL = "imagesTr/case_03.nii.gz", "labelsTr/case_03.nii.gz"
-DATA_SCOPES = {"volume", "image", "label", "pair", "dataset"}
-DATA_RULES = {name for name, rule in RULES.items() if rule.scope in DATA_SCOPES}
+ONE_CASE = lists.VOLUME_RULES + lists.IMAGE_RULES + lists.LABEL_RULES + lists.PAIR_RULES
+DATA_RULES = {rule.name: rule for rule in ONE_CASE + lists.DATASET_RULES}
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +243,7 @@ CASES = [(name, k) for name, changes in BREAKS.items() for k in range(len(change
 
 
 def test_every_data_rule_is_tested():
-    assert set(BREAKS) == DATA_RULES
+    assert set(BREAKS) == set(DATA_RULES)
 
 
 def test_a_whole_folder_has_no_finding(whole):
@@ -261,7 +262,7 @@ def test_a_broken_file_is_named_with_rule_value_and_cure(name, k, data):
     assert (file in found.text(data)) and "\n" not in found.text()
 
 
-HEADER_RULES = [name for name in DATA_RULES if not RULES[name].voxels]
+HEADER_RULES = [name for name, rule in DATA_RULES.items() if not rule.voxels]
 
 
 @pytest.mark.parametrize("name", sorted(set(HEADER_RULES) - {"whole"}))

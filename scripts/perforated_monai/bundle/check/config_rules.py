@@ -12,7 +12,7 @@ from ...rules import WARNING, Broken, rule
 from ..ids import has, merged, value_of
 from ..ids import references as references_of
 from ..staged import interrupted
-from .files import WORKFLOWS, Bundle
+from .files import WORKFLOWS, BundleFiles
 from .large_rules import elsewhere
 
 # Keys that MONAI reads from any config.
@@ -20,8 +20,8 @@ OWN_KEYS = ("_desc_", "_meta_", "imports", "initialize", "run", "finalize")
 FILES = ("LICENSE", "configs/metadata.json", "configs/inference.json", "models/model.pt")
 
 
-@rule("bundle-files", "bundle", f"must hold {', '.join(FILES)}")
-def bundle_files(bundle: Bundle) -> Iterator[Broken]:
+@rule("bundle-files", f"must hold {', '.join(FILES)}")
+def bundle_files(bundle: BundleFiles) -> Iterator[Broken]:
     for file in FILES:
         if (bundle.root / file).is_file():
             continue
@@ -32,20 +32,20 @@ def bundle_files(bundle: Bundle) -> Iterator[Broken]:
             yield Broken(f"no {file}", "Add it")
 
 
-@rule("whole-export", "bundle", "must not be in the midst of an export")
-def whole_export(bundle: Bundle) -> Iterator[Broken]:
+@rule("whole-export", "must not be in the midst of an export")
+def whole_export(bundle: BundleFiles) -> Iterator[Broken]:
     if interrupted(bundle.root):
         yield Broken("one that was killed while it moved its files", "Run the export again")
 
 
-@rule("config-syntax", "bundle", "must be JSON or YAML without errors")
-def config_syntax(bundle: Bundle) -> Iterator[Broken]:
+@rule("config-syntax", "must be JSON or YAML without errors")
+def config_syntax(bundle: BundleFiles) -> Iterator[Broken]:
     for file, reason in bundle.broken.items():
         yield Broken(reason, "Correct that line", file)
 
 
-@rule("required-ids", "bundle", "must have every ID that MONAI needs for its workflow")
-def required_ids(bundle: Bundle) -> Iterator[Broken]:
+@rule("required-ids", "must have every ID that MONAI needs for its workflow")
+def required_ids(bundle: BundleFiles) -> Iterator[Broken]:
     for workflow in WORKFLOWS:
         if file := bundle.file_of(workflow):
             for entry in _properties(workflow).values():
@@ -53,8 +53,8 @@ def required_ids(bundle: Bundle) -> Iterator[Broken]:
                     yield Broken(f"no {entry['id']}", f"Add it: {entry['description']}", file)
 
 
-@rule("property-references", "bundle", "must refer to a property by its own ID")
-def property_references(bundle: Bundle) -> Iterator[Broken]:
+@rule("property-references", "must refer to a property by its own ID")
+def property_references(bundle: BundleFiles) -> Iterator[Broken]:
     for workflow in WORKFLOWS:
         if file := bundle.file_of(workflow):
             for entry in _properties(workflow).values():
@@ -66,8 +66,8 @@ def property_references(bundle: Bundle) -> Iterator[Broken]:
                     yield Broken(value, f"Write {wanted}: clients look there", file)
 
 
-@rule("references", "bundle", "must refer to IDs that exist")
-def references(bundle: Bundle) -> Iterator[Broken]:
+@rule("references", "must refer to IDs that exist")
+def references(bundle: BundleFiles) -> Iterator[Broken]:
     for workflow in WORKFLOWS:
         if file := bundle.file_of(workflow):
             yield from _dangling(bundle.configs[file], file)
@@ -80,8 +80,8 @@ def references(bundle: Bundle) -> Iterator[Broken]:
         yield from (broken for broken in found if broken not in known)
 
 
-@rule("override-keys", "bundle", "must override keys that exist")
-def override_keys(bundle: Bundle) -> Iterator[Broken]:
+@rule("override-keys", "must override keys that exist")
+def override_keys(bundle: BundleFiles) -> Iterator[Broken]:
     for file in bundle.overlays:
         base = _base(bundle, file)
         if not base:
@@ -96,8 +96,8 @@ def override_keys(bundle: Bundle) -> Iterator[Broken]:
                 yield Broken(f"{key}, which neither exists nor is used", cure, file)
 
 
-@rule("bundle-manifest", "bundle", "must be a data manifest of a known schema")
-def bundle_manifest(bundle: Bundle) -> Iterator[Broken]:
+@rule("bundle-manifest", "must be a data manifest of a known schema")
+def bundle_manifest(bundle: BundleFiles) -> Iterator[Broken]:
     for file in bundle.manifests:
         try:
             load_manifest(bundle.root / file)
@@ -106,8 +106,8 @@ def bundle_manifest(bundle: Bundle) -> Iterator[Broken]:
             yield Broken(" ".join(reason.split()), "Copy it from data_manifests", file)
 
 
-@rule("network-def", "bundle", "must have one network_def in all workflows", WARNING)
-def network_def(bundle: Bundle) -> Iterator[Broken]:
+@rule("network-def", "must have one network_def in all workflows", WARNING)
+def network_def(bundle: BundleFiles) -> Iterator[Broken]:
     files = [file for file in bundle.configs if "network_def" in bundle.configs[file]]
     plain = [file for file in files if isinstance(bundle.configs[file]["network_def"], dict)]
     for file in plain[1:]:
@@ -117,7 +117,7 @@ def network_def(bundle: Bundle) -> Iterator[Broken]:
             yield Broken(f"another one than {plain[0]}", cure, file)
 
 
-def _base(bundle: Bundle, overlay: str) -> dict[str, Any]:
+def _base(bundle: BundleFiles, overlay: str) -> dict[str, Any]:
     """What an overlay is merged on, by its name: inference, train, or train and evaluate."""
     name = overlay.rpartition("/")[2]
     if "inference" in name:

@@ -1,4 +1,4 @@
-"""``check_bundle``: everything that is wrong with a bundle, without running any of its code."""
+"""The files of a bundle as a check reads them: parsed, and nothing of them run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 import yaml
 
 from ...errors import UserError
-from ...rules import Finding, run, worst_first
 from .meta_network import NetworkOrReason, build
 
 WORKFLOWS = {"train": "train", "inference": "infer"}  # file name -> MONAI's workflow type
@@ -19,7 +18,7 @@ ENDINGS = (".json", ".yaml", ".yml")
 
 
 @dataclass
-class Bundle:
+class BundleFiles:
     """The files of a bundle, parsed and never evaluated.
 
     Attributes:
@@ -76,26 +75,13 @@ class Bundle:
         return base if isinstance(base, dict) else {}
 
 
-def check_bundle(folder: str | Path) -> list[Finding]:
-    """List everything that is wrong with a bundle, worst first.
-
-    No expression of its configs is evaluated; only a network that is a spec of ours, or a MONAI
-    network with plain arguments, is built, without memory for its weights.
-
-    Raises:
-        UserError: no folder, or none with `configs/`.
-    """
-    bundle = read_bundle(folder)
-    return worst_first(run(("bundle",), "", bundle, foreign=True))
-
-
-def read_bundle(folder: str | Path) -> Bundle:
+def read_bundle(folder: str | Path) -> BundleFiles:
     """Parse every config file of a bundle."""
     root = Path(folder).expanduser().resolve()
     if not (root / "configs").is_dir():
         msg = f"{folder} must be a bundle, with a folder configs. Correct the path."
         raise UserError(msg)
-    bundle = Bundle(root)
+    bundle = BundleFiles(root)
     for path in sorted((root / "configs").iterdir()):
         if path.suffix in ENDINGS and not path.name.startswith("."):
             name = path.relative_to(root).as_posix()
@@ -138,6 +124,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"line {error.problem_mark.line + 1}: {error.problem}"
     return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-from . import config_rules, metadata_rules, network_rules  # noqa: E402, F401 - they register

@@ -9,10 +9,10 @@ from ...errors import UserError
 from ...rules import WARNING, Broken, rule
 from ..large_files import list_of, read_large_files
 from ..portable_names import unsafe
-from .files import Bundle
+from .files import BundleFiles
 
 
-def elsewhere(bundle: Bundle) -> set[str]:
+def elsewhere(bundle: BundleFiles) -> set[str]:
     """Paths that the bundle's list names; empty where it cannot be read."""
     try:
         return {entry.path for entry in read_large_files(bundle.root)}
@@ -20,8 +20,8 @@ def elsewhere(bundle: Bundle) -> set[str]:
         return set()
 
 
-@rule("large-files", "bundle", "must name files inside the bundle, with address and hash")
-def large_files(bundle: Bundle) -> Iterator[Broken]:
+@rule("large-files", "must name files inside the bundle, with address and hash")
+def large_files(bundle: BundleFiles) -> Iterator[Broken]:
     file = list_of(bundle.root)
     if file is None:
         return

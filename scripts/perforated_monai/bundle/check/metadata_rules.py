@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...rules import Broken, rule
-from .files import Bundle
+from .files import BundleFiles
 
 METADATA = "configs/metadata.json"
 # What the schema requires; a test compares both.
@@ -53,8 +53,8 @@ _TENSOR_KINDS: dict[str, Any] = {
 _NAMES = {str: "text", dict: "mapping", int: "whole number", bool: "true or false", list: "list"}
 
 
-@rule("metadata-schema", "bundle", "must follow MONAI's schema of metadata")
-def metadata_schema(bundle: Bundle) -> Iterator[Broken]:
+@rule("metadata-schema", "must follow MONAI's schema of metadata")
+def metadata_schema(bundle: BundleFiles) -> Iterator[Broken]:
     metadata = bundle.metadata
     if not metadata:
         return
@@ -74,8 +74,8 @@ def metadata_schema(bundle: Bundle) -> Iterator[Broken]:
             yield from _network(key, value)
 
 
-@rule("changelog", "bundle", "must describe its version in the changelog")
-def changelog(bundle: Bundle) -> Iterator[Broken]:
+@rule("changelog", "must describe its version in the changelog")
+def changelog(bundle: BundleFiles) -> Iterator[Broken]:
     version, log = bundle.metadata.get("version"), bundle.metadata.get("changelog")
     if isinstance(version, str) and version not in (log if isinstance(log, dict) else {}):
         yield Broken(f"no entry {version}", "Add one line on it", METADATA)

@@ -10,15 +10,15 @@ from typing import Any
 from ...errors import UserError
 from ...files import sha256
 from ...rules import NOTE, Broken, rule
-from .files import WORKFLOWS, Bundle
+from .files import WORKFLOWS, BundleFiles
 from .meta_network import on_meta
 
 MODEL = "models/model.pt"
 METADATA = "configs/metadata.json"
 
 
-@rule("network", "bundle", "must have a network_def that builds")
-def network(bundle: Bundle) -> Iterator[Broken]:
+@rule("network", "must have a network_def that builds")
+def network(bundle: BundleFiles) -> Iterator[Broken]:
     if not any(map(bundle.file_of, WORKFLOWS)):
         return
     file = bundle.file_of("inference") or bundle.file_of("train")
@@ -29,8 +29,8 @@ def network(bundle: Bundle) -> Iterator[Broken]:
         yield Broken(bundle.network.reason, cure, file, NOTE)
 
 
-@rule("weights", "bundle", "must hold every tensor of the network, and no other")
-def weights(bundle: Bundle) -> Iterator[Broken]:
+@rule("weights", "must hold every tensor of the network, and no other")
+def weights(bundle: BundleFiles) -> Iterator[Broken]:
     if bundle.network.network is None or not (bundle.root / MODEL).is_file():
         return
     from ...networks.weights import expect_fit, read_weights
@@ -43,8 +43,8 @@ def weights(bundle: Bundle) -> Iterator[Broken]:
         yield Broken(reason, "Use the network_def that was exported with it", MODEL)
 
 
-@rule("model-hash", "bundle", "must have the sha256 that models/network.json names")
-def model_hash(bundle: Bundle) -> Iterator[Broken]:
+@rule("model-hash", "must have the sha256 that models/network.json names")
+def model_hash(bundle: BundleFiles) -> Iterator[Broken]:
     record, model = bundle.root / "models/network.json", bundle.root / MODEL
     if not record.is_file() or not model.is_file():
         return
@@ -60,8 +60,8 @@ def model_hash(bundle: Bundle) -> Iterator[Broken]:
         )
 
 
-@rule("output-shape", "bundle", "must describe the shape that the network returns")
-def output_shape(bundle: Bundle) -> Iterator[Broken]:
+@rule("output-shape", "must describe the shape that the network returns")
+def output_shape(bundle: BundleFiles) -> Iterator[Broken]:
     image, pred = _tensor(bundle, "inputs", "image"), _tensor(bundle, "outputs", "pred")
     if bundle.network.network is None or not image or not pred:
         return
@@ -81,8 +81,8 @@ def output_shape(bundle: Bundle) -> Iterator[Broken]:
         yield Broken(value, "Correct network_data_format::outputs", METADATA)
 
 
-@rule("roi-strides", "bundle", "must have windows that the network's strides divide")
-def roi_strides(bundle: Bundle) -> Iterator[Broken]:
+@rule("roi-strides", "must have windows that the network's strides divide")
+def roi_strides(bundle: BundleFiles) -> Iterator[Broken]:
     factor = _downsampling(bundle.base)
     for file in {bundle.file_of(workflow) for workflow in WORKFLOWS} - {""}:
         config = bundle.configs[file]
@@ -96,7 +96,7 @@ def roi_strides(bundle: Bundle) -> Iterator[Broken]:
                 yield Broken(value, f"Take multiples of {factor}", file)
 
 
-def _tensor(bundle: Bundle, end: str, name: str) -> tuple[int, ...]:
+def _tensor(bundle: BundleFiles, end: str, name: str) -> tuple[int, ...]:
     """`(C, *space)` of a tensor in the metadata; empty where it is not all numbers."""
     found: Any = bundle.metadata.get("network_data_format")
     for key in (end, name):

@@ -1,6 +1,5 @@
 """A bundle and the package in one zip that runs alone: the same input gives the same bytes."""
 
 from .pack import Packed, pack_bundle
-from .record import RECORD
 
-__all__ = ["RECORD", "Packed", "pack_bundle"]
+__all__ = ["Packed", "pack_bundle"]

@@ -1,4 +1,4 @@
-"""Which files of a bundle and of the package go into the zip."""
+"""Which files of a bundle go into the zip."""
 
 from __future__ import annotations
 
@@ -8,26 +8,10 @@ from pathlib import Path
 
 from ...errors import UserError
 from ..large_files import NAMES as LARGE_FILE_LISTS
+from ..layout import FOLDERS, FORMATS, TOP, is_byproduct
 from ..portable_names import clashes, unsafe
 
-PACKAGE = "perforated_monai"
-# Folders of a bundle and the endings that are taken from them. What training, inference and caches
-# leave behind lies elsewhere or ends otherwise; so do scans.
-FOLDERS = {
-    "configs": (".json", ".yaml", ".yml", ".conf"),
-    "docs": (".md", ".txt", ".png", ".jpg", ".jpeg", ".csv", ".json", ".yaml"),
-    "models": (".pt", ".json"),
-    "scripts": (".py",),
-    "studies": (".yaml", ".yml"),
-}
 _FLAT = ("models", "studies")  # in folders of these lie checkpoints and results
-TOP = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "README.md")
-# What export makes from model.pt; packed when asked for.
-FORMATS = {
-    "ts": ("model.ts",),
-    "pt2": ("model.pt2",),
-    "onnx": ("model.onnx", "model.onnx.data"),
-}
 WEIGHTS = ("model.pt", "dendrites.pt")  # and what a config names
 
 
@@ -53,41 +37,31 @@ def select(root: Path, formats: Sequence[str] = ()) -> Selection:
     """
     wanted = [name for key in _known(formats) for name in FORMATS[key]]
     texts = _config_texts(root)
-    found = Selection()
+    chosen = Selection()
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
-        if any(name == skipped or name.startswith(f"{skipped}/") for skipped in found.left_out):
+        if any(name == skipped or name.startswith(f"{skipped}/") for skipped in chosen.left_out):
             continue
         if not _is_taken(root, path, wanted, texts):
-            found.left_out += [name]
+            chosen.left_out += [name]
             continue
         if path.is_symlink():
             msg = f"{path} is a link, and a zip for others holds files only. Put the file there."
             raise UserError(msg)
         if path.is_file():
-            found.files[name] = path
+            chosen.files[name] = path
     for key in formats:
-        if f"models/{FORMATS[key][0]}" not in found.files:
+        if f"models/{FORMATS[key][0]}" not in chosen.files:
             msg = f"{root / 'models' / FORMATS[key][0]} is missing. Make it: export --formats {key}"
             raise UserError(msg)
-    _refuse_names(root, found.files)
-    return found
-
-
-def package_files() -> dict[str, Path]:
-    """Every file of this package, as it is installed."""
-    root = Path(__file__).resolve().parents[2]
-    return {
-        f"{PACKAGE}/{path.relative_to(root).as_posix()}": path
-        for path in sorted(root.rglob("*"))
-        if path.is_file() and not _is_byproduct(path.relative_to(root))
-    }
+    _refuse_names(root, chosen.files)
+    return chosen
 
 
 def _is_taken(root: Path, path: Path, formats: list[str], texts: str) -> bool:
     """Whether a file is packed, or may hold files that are (a folder)."""
     parts = path.relative_to(root).parts
-    if _is_byproduct(path.relative_to(root)):
+    if is_byproduct(path.relative_to(root)):
         return False
     if len(parts) == 1:
         return parts[0] in (FOLDERS if path.is_dir() else (*TOP, *LARGE_FILE_LISTS))
@@ -97,12 +71,6 @@ def _is_taken(root: Path, path: Path, formats: list[str], texts: str) -> bool:
         by_config = path.suffix == ".pt" and path.name in texts
         return path.name in (*WEIGHTS, *formats) or by_config
     return path.suffix.lower() in FOLDERS[parts[0]]
-
-
-def _is_byproduct(path: Path) -> bool:
-    """Dot files, and what Python writes beside its sources."""
-    dotted = any(part.startswith(".") or part == "__pycache__" for part in path.parts)
-    return dotted or path.suffix in (".pyc", ".pyo")
 
 
 def _config_texts(root: Path) -> str:

@@ -12,11 +12,14 @@ from urllib.parse import quote, urlsplit
 
 from ...errors import UserError
 from ...files import atomic, hash_of
-from ...rules import ERROR, run, worst_first
-from ..check.files import Bundle, read_bundle
+from ...rules import ERROR
+from ..check.files import BundleFiles, read_bundle
+from ..check.run import check_files
 from ..large_files import NAMES, LargeFile, large_files_text, read_large_files
-from .contents import package_files, select
-from .record import RECORD, record_text
+from ..layout import package_files
+from ..record import RECORD, record_text
+from ..verify import verify
+from .contents import select
 from .requirements import stamped
 from .zip_writer import write_zip
 
@@ -67,14 +70,13 @@ def pack_bundle(
     return Packed(out, len(content), out.stat().st_size, hash_of(out), notes)
 
 
-def _whole(folder: str | Path) -> Bundle:
+def _whole(folder: str | Path) -> BundleFiles:
     """The bundle, free of errors."""
     bundle = read_bundle(folder)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", bundle.root.name, re.ASCII):
         msg = f"{bundle.root} must have a name of letters, digits, _, - and dots. Rename it."
         raise UserError(msg)
-    findings = worst_first(run(("bundle",), "", bundle, foreign=True))
-    errors = [finding for finding in findings if finding.severity == ERROR]
+    errors = [finding for finding in check_files(bundle) if finding.severity == ERROR]
     if errors:
         more = f" ({len(errors) - 1} more: run check)" if len(errors) > 1 else ""
         msg = f"{errors[0].text(bundle.root)}{more}"
@@ -82,7 +84,7 @@ def _whole(folder: str | Path) -> Bundle:
     return bundle
 
 
-def _metadata(bundle: Bundle) -> bytes:
+def _metadata(bundle: BundleFiles) -> bytes:
     """The bundle's metadata with the needed packages; its own bytes where nothing changes."""
     file = bundle.file_of("inference")
     made = stamped(bundle.metadata, bundle.configs.get(file, {}), not file.endswith(".json"))
@@ -120,8 +122,6 @@ def _move_large_files(root: Path, content: dict[str, Any], url_base: str) -> lis
 
 def _verified(file: Path, out: Path) -> list[str]:
     """What `verify` would ask --trust for; what it always refuses is refused here."""
-    from ..verify import verify
-
     verdict = verify(file)
     if verdict.broken:
         msg = f"{out} was not written, for verify would refuse it: {verdict.findings[0].text()}"

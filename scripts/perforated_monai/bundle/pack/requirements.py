@@ -13,7 +13,7 @@ from typing import Any
 
 from ..._public import NAMES
 from ...errors import UserError
-from .contents import PACKAGE
+from ..layout import PACKAGE
 
 # What every inference of a MONAI bundle needs: its volumes, its engine, its command line.
 ALWAYS = ("nibabel", "pytorch-ignite", "fire")

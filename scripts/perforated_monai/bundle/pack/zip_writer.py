@@ -6,7 +6,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from .record import Content
+from ..record import Content
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date that a zip can hold
 _PLAIN_FILE = 0o100644 << 16

@@ -80,7 +80,7 @@ def open_archive(path: Path) -> Archive:
         raise UserError(msg) from None
 
 
-@rule("zip-names", "zip", "must have a name that stays inside the bundle on every system")
+@rule("zip-names", "must have a name that stays inside the bundle on every system")
 def zip_names(archive: Archive) -> Iterator[Broken]:
     for entry, name in zip(archive.entries, archive.names, strict=True):
         if reason := unsafe(name):
@@ -89,7 +89,7 @@ def zip_names(archive: Archive) -> Iterator[Broken]:
             yield Broken("a second name in a hidden field", "Refused", repr(name))
 
 
-@rule("zip-kinds", "zip", "must be a plain file or folder, stored or deflated")
+@rule("zip-kinds", "must be a plain file or folder, stored or deflated")
 def zip_kinds(archive: Archive) -> Iterator[Broken]:
     for entry in archive.entries:
         mode = entry.external_attr >> 16
@@ -108,14 +108,14 @@ def zip_kinds(archive: Archive) -> Iterator[Broken]:
             yield Broken(f"compression {entry.compress_type}", "Refused", entry.orig_filename)
 
 
-@rule("zip-twice", "zip", "must have a name of its own, also where case does not count")
+@rule("zip-twice", "must have a name of its own, also where case does not count")
 def zip_twice(archive: Archive) -> Iterator[Broken]:
     files = [n for e, n in zip(archive.entries, archive.names, strict=True) if not e.is_dir()]
     for name, other in clashes(files):
         yield Broken(f"the same as {other!r}", "Refused", name)
 
 
-@rule("zip-size", "zip", "must not unpack to more than a bundle needs")
+@rule("zip-size", "must not unpack to more than a bundle needs")
 def zip_size(archive: Archive) -> Iterator[Broken]:
     total = sum(entry.file_size for entry in archive.entries)
     if total > MOST_BYTES:
@@ -127,7 +127,7 @@ def zip_size(archive: Archive) -> Iterator[Broken]:
             yield Broken(value, "Refused", entry.orig_filename)
 
 
-@rule("zip-layout", "zip", "must lie in the zip as its directory says")
+@rule("zip-layout", "must lie in the zip as its directory says")
 def zip_layout(archive: Archive) -> Iterator[Broken]:
     end = 0
     with archive.path.open("rb") as handle:
@@ -151,7 +151,7 @@ def zip_layout(archive: Archive) -> Iterator[Broken]:
             end = entry.header_offset + _LOCAL.size + name + extra + entry.compress_size
 
 
-@rule("zip-top", "zip", "must hold one folder, which is a bundle")
+@rule("zip-top", "must hold one folder, which is a bundle")
 def zip_top(archive: Archive) -> Iterator[Broken]:
     if not archive.top:
         tops = sorted({name.split("/")[0] for name in archive.names})

@@ -34,7 +34,7 @@ _SIZES = re.compile(r"([su]\d+|Max|Min|Mod|PythonMod|FloorDiv|CeilDiv|\d+|[\s+\-
 _MOST_BYTES = 200 * 2**20
 
 
-@rule("compiled", "code", "must be a network of plain tensor operations")
+@rule("compiled", "must be a network of plain tensor operations")
 def compiled(found: Unpacked) -> Iterator[Broken]:
     readers = {".ts": _script, ".pt2": _exported}
     for path in found.sizes:

@@ -63,7 +63,7 @@ def items(found: Unpacked) -> Iterator[Item]:
                     todo.append(Item(file, place, last, value, holder, given))
 
 
-@rule("targets", "code", "must name components of the allow-list")
+@rule("targets", "must name components of the allow-list")
 def targets(found: Unpacked) -> Iterator[Broken]:
     judged: dict[str, str] = {}
     for item in items(found):
@@ -78,7 +78,7 @@ def targets(found: Unpacked) -> Iterator[Broken]:
             yield Broken(f"_mode_ {item.value!r} at {item.id}", _CURE, item.file)
 
 
-@rule("arguments", "code", "must not look up code by name, fetch files or unpickle")
+@rule("arguments", "must not look up code by name, fetch files or unpickle")
 def arguments(found: Unpacked) -> Iterator[Broken]:
     for item in items(found):
         value = item.value
@@ -96,7 +96,7 @@ def arguments(found: Unpacked) -> Iterator[Broken]:
             yield Broken(f"{item.key} {str(value)[:100]!r} at {item.id}", _CURE, item.file)
 
 
-@rule("expressions", "code", "must use names and attributes of the allow-list")
+@rule("expressions", "must use names and attributes of the allow-list")
 def expressions(found: Unpacked) -> Iterator[Broken]:
     live = [i for i in items(found) if isinstance(i.value, str) and i.value.startswith("$")]
     names = {name: set(full) for name, full in DEFAULT_NAMES.items()}
@@ -115,7 +115,7 @@ def expressions(found: Unpacked) -> Iterator[Broken]:
             yield Broken(value, _CURE, item.file)
 
 
-@rule("macros", "code", "must be taken from the same config")
+@rule("macros", "must be taken from the same config")
 def macros(found: Unpacked) -> Iterator[Broken]:
     for item in items(found):
         if isinstance(item.value, str) and item.value.startswith("%"):
@@ -124,7 +124,7 @@ def macros(found: Unpacked) -> Iterator[Broken]:
                 yield Broken(f"{item.value[:100]!r} at {item.id}", _CURE, item.file)
 
 
-@rule("module-references", "code", "must not refer to what a config imports")
+@rule("module-references", "must not refer to what a config imports")
 def module_references(found: Unpacked) -> Iterator[Broken]:
     """A reference to an import gives the module itself, whose functions are not judged then."""
     texts = [i for i in items(found) if isinstance(i.value, str) and i.value[:1] in ("$", "@", "%")]

@@ -15,7 +15,7 @@ FORMATTERS = ("Formatter",)
 _STREAMS = ("sys.stdout", "sys.stderr")
 
 
-@rule("logging", "content", "must write text to the console or a file of the current folder")
+@rule("logging", "must write text to the console or a file of the current folder")
 def logging_conf(found: Unpacked) -> Iterator[Broken]:
     for path in found.sizes:
         if not path.lower().endswith((".conf", ".ini", ".cfg")):

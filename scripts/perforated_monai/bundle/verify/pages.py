@@ -27,7 +27,7 @@ _TAGS = {
 _ADDRESSES = ("href", "src", "xlink:href", "action", "data", "poster", "srcset")
 
 
-@rule("pages", "code", "must be a page that runs nothing and loads nothing")
+@rule("pages", "must be a page that runs nothing and loads nothing")
 def pages(found: Unpacked) -> Iterator[Broken]:
     for path in found.sizes:
         if not path.lower().endswith(ENDINGS):

@@ -11,7 +11,7 @@ import yaml
 
 from ...rules import Broken, rule
 from ..check.files import no_key_twice
-from ..pack.record import RECORD
+from ..record import RECORD
 from .walk import Unpacked
 
 DEEPEST = 50
@@ -22,7 +22,7 @@ LONGEST_KEY = 300
 ENDINGS = (".json", ".yaml", ".yml")
 
 
-@rule("texts", "packed", "must be plain JSON or YAML of a sensible size")
+@rule("texts", "must be plain JSON or YAML of a sensible size")
 def texts(found: Unpacked) -> Iterator[Broken]:
     for path in found.sizes:
         if not path.lower().endswith(ENDINGS) or path == RECORD:

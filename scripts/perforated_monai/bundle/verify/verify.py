@@ -12,13 +12,45 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import UserError
-from ...rules import ERROR, NOTE, Finding, run, worst_first
+from ...rules import ERROR, NOTE, Finding, Rule, run, worst_first
 from ..check.files import read_bundle
-from . import compiled, configs, logging_conf, pages, texts, weights  # noqa: F401 - rules
-from .archive import open_archive, unpack
-from .walk import walk
+from ..check.run import check_files
+from . import archive, compiled, configs, pages, walk
+from .logging_conf import logging_conf
+from .texts import texts
+from .weights import weights_file
 
 MOST = 30  # findings of one rule: more say nothing new, and a foreign bundle could ask for millions
+
+# The rules of each stage. A rule that is not named here is not run.
+ZIP_RULES: tuple[Rule, ...] = (
+    archive.zip_names,
+    archive.zip_kinds,
+    archive.zip_twice,
+    archive.zip_size,
+    archive.zip_layout,
+    archive.zip_top,
+)
+PACKED_RULES: tuple[Rule, ...] = (
+    walk.plain_files,
+    walk.file_names,
+    walk.file_sizes,
+    walk.disguised,
+    walk.record,
+    texts,
+)
+CONTENT_RULES: tuple[Rule, ...] = (walk.unread, weights_file, logging_conf)
+CODE_RULES: tuple[Rule, ...] = (
+    walk.file_kinds,
+    walk.package,
+    compiled.compiled,
+    configs.targets,
+    configs.arguments,
+    configs.expressions,
+    configs.macros,
+    configs.module_references,
+    pages.pages,
+)
 
 
 @dataclass
@@ -58,27 +90,27 @@ def verify(target: str | Path) -> Verdict:
     if not path.is_file():
         msg = f"{target} must be a zip or the folder of a bundle; it is not there."
         raise UserError(msg)
-    archive = open_archive(path)
-    with archive.zip:
-        findings = run(("zip",), "", archive, most=MOST, foreign=True)
+    opened = archive.open_archive(path)
+    with opened.zip:
+        findings = run(ZIP_RULES, "", opened, most=MOST, foreign=True)
         if findings:
-            return Verdict(archive.top or path.stem, len(archive.entries), worst_first(findings))
+            return Verdict(opened.top or path.stem, len(opened.entries), worst_first(findings))
         with _temporary_folder() as folder:
-            return _judge_folder(unpack(archive, folder))
+            return _judge_folder(archive.unpack(opened, folder))
 
 
 def _judge_folder(root: Path) -> Verdict:
     """Files first, then what they hold, then what they would run, then the bundle as a whole."""
     _refuse_own_folder(root, Path(__file__).resolve())
-    found = walk(root)
-    verdict = Verdict(root.name, len(found.sizes))
-    for scope in ("packed", "content"):
-        verdict.findings += run((scope,), "", found, most=MOST, foreign=True)
+    unpacked = walk.walk(root)
+    verdict = Verdict(root.name, len(unpacked.sizes))
+    for rules in (PACKED_RULES, CONTENT_RULES):
+        verdict.findings += run(rules, "", unpacked, most=MOST, foreign=True)
         if verdict.broken:
             verdict.findings = worst_first(verdict.findings)
             return verdict
-    verdict.foreign = worst_first(run(("code",), "", found, most=MOST, foreign=True))
-    whole = run(("bundle",), "", read_bundle(root), most=MOST, foreign=True)
+    verdict.foreign = worst_first(run(CODE_RULES, "", unpacked, most=MOST, foreign=True))
+    whole = check_files(read_bundle(root), MOST)
     # A network that is not built leaves its weights uncompared.
     unread = [f for f in whole if f.rule == "network" and f.severity == NOTE]
     verdict.foreign += unread

@@ -15,9 +15,9 @@ from ...errors import UserError
 from ...files import hash_of
 from ...rules import NOTE, WARNING, Broken, rule
 from ..large_files import NAMES, read_large_files
-from ..pack.contents import FOLDERS, FORMATS, PACKAGE, TOP, package_files
-from ..pack.record import RECORD, read_record
+from ..layout import FOLDERS, FORMATS, PACKAGE, TOP, package_files
 from ..portable_names import clashes, unsafe
+from ..record import RECORD, read_record
 from .archive import MOST_BYTES, MOST_FILES
 
 # Bytes that a file of a kind may have; others are limited by the total.
@@ -104,13 +104,13 @@ def _unreadable(error: OSError) -> None:
     raise UserError(f"{msg} Make it readable.")
 
 
-@rule("plain-files", "packed", "must be a plain file or folder")
+@rule("plain-files", "must be a plain file or folder")
 def plain_files(found: Unpacked) -> Iterator[Broken]:
     for path, kind in found.odd.items():
         yield Broken(kind, "Remove it", path)
 
 
-@rule("file-names", "packed", "must have a name of its own that every system can write")
+@rule("file-names", "must have a name of its own that every system can write")
 def file_names(found: Unpacked) -> Iterator[Broken]:
     for path in found.sizes:
         if reason := unsafe(path):
@@ -119,7 +119,7 @@ def file_names(found: Unpacked) -> Iterator[Broken]:
         yield Broken(f"the same as {other!r} where case does not count", "Rename it", path)
 
 
-@rule("file-sizes", "packed", "must not be larger than a bundle needs")
+@rule("file-sizes", "must not be larger than a bundle needs")
 def file_sizes(found: Unpacked) -> Iterator[Broken]:
     for path, size in found.sizes.items():
         limit = LIMITS.get(_suffix(path), MOST_BYTES)
@@ -129,7 +129,7 @@ def file_sizes(found: Unpacked) -> Iterator[Broken]:
         yield Broken(f"{total:,} bytes in all, at most {MOST_BYTES:,}", "Refused")
 
 
-@rule("disguised", "packed", "must be what its name says")
+@rule("disguised", "must be what its name says")
 def disguised(found: Unpacked) -> Iterator[Broken]:
     for path in found.sizes:
         with (found.root / path).open("rb") as handle:
@@ -142,7 +142,7 @@ def disguised(found: Unpacked) -> Iterator[Broken]:
             yield Broken("no picture", "Remove it", path)
 
 
-@rule("record", "packed", f"must be as {RECORD} says")
+@rule("record", f"must be as {RECORD} says")
 def record(found: Unpacked) -> Iterator[Broken]:
     try:
         known = read_record(found.root)
@@ -164,14 +164,14 @@ def record(found: Unpacked) -> Iterator[Broken]:
         yield Broken("a file that was not packed", "Remove it", path)
 
 
-@rule("unread", "content", "is not read, only compared with its hash", NOTE)
+@rule("unread", "is not read, only compared with its hash", NOTE)
 def unread(found: Unpacked) -> Iterator[Broken]:
     for path in found.sizes:
         if _suffix(path) == ".onnx" or path.endswith(".onnx.data"):
             yield Broken("a network in ONNX form", "Take it from a source that you trust", path)
 
 
-@rule("file-kinds", "code", "must be of a kind that a bundle needs")
+@rule("file-kinds", "must be of a kind that a bundle needs")
 def file_kinds(found: Unpacked) -> Iterator[Broken]:
     for path in found.sizes:
         top, suffix = path.split("/")[0], _suffix(path)
@@ -183,7 +183,7 @@ def file_kinds(found: Unpacked) -> Iterator[Broken]:
             yield Broken("a file that verify does not know", "Look at it before you go on", path)
 
 
-@rule("package", "code", f"must be that of the installed {PACKAGE}")
+@rule("package", f"must be that of the installed {PACKAGE}")
 def package(found: Unpacked) -> Iterator[Broken]:
     packed = {path for path in found.sizes if path.split("/")[0] == PACKAGE}
     if not packed:

@@ -35,7 +35,7 @@ _ENTRIES = re.compile(
 )
 
 
-@rule("weights-file", "content", "must hold tensors and nothing else")
+@rule("weights-file", "must hold tensors and nothing else")
 def weights_file(found: Unpacked) -> Iterator[Broken]:
     for path in found.sizes:
         if path.lower().endswith(".pt"):

@@ -1,16 +1,14 @@
-"""Everything that can be wrong with data or a bundle: one small rule each, listed at once."""
+"""Everything that can be wrong with data: one small rule each, and all of it listed at once."""
 
-from ...rules import ERROR, NOTE, RULES, WARNING, Finding, list_rules
+from ...rules import ERROR, NOTE, WARNING, Finding
 from .check import Audit, check_dataset, check_volume
 
 __all__ = [
     "ERROR",
     "NOTE",
-    "RULES",
     "WARNING",
     "Audit",
     "Finding",
     "check_dataset",
     "check_volume",
-    "list_rules",
 ]

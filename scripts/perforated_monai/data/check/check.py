@@ -11,15 +11,51 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ...errors import UserError
-from ...rules import ERROR, Finding, run, worst_first
+from ...rules import ERROR, Finding, Rule, run, worst_first
 from ..layout import case_ids, dataset_root, listed_files, present
 from ..manifest import Manifest
 from ..splits import describe_folder, resolve
-from . import dataset_rules, header_rules, voxel_rules  # noqa: F401 - they register their rules
+from . import dataset_rules as dataset
+from . import header_rules as header
+from . import voxel_rules as voxel
 from .facts import Facts
 from .volume import MAX_VOXELS, Volume, read_volume
 
 READ = ("headers", "labels", "all")
+
+# The rules of each kind of subject. A rule that is not named here is not run.
+VOLUME_RULES: tuple[Rule, ...] = (
+    header.inside,
+    header.readable,
+    header.ending,
+    header.nifti,
+    header.whole,
+    header.datatype,
+    header.voxel_budget,
+    header.dimensions,
+    header.affine,
+    header.spacing,
+    header.sform_qform,
+    header.orientation,
+    header.scaling,
+    voxel.finite,
+    voxel.trailing,
+)
+IMAGE_RULES: tuple[Rule, ...] = (header.channels, voxel.constant)
+LABEL_RULES: tuple[Rule, ...] = (voxel.label_integer, voxel.label_values, voxel.label_empty)
+PAIR_RULES: tuple[Rule, ...] = (dataset.pair_shape, dataset.pair_affine)
+DATASET_RULES: tuple[Rule, ...] = (
+    dataset.unpaired,
+    dataset.missing,
+    dataset.test_absent,
+    dataset.extra,
+    dataset.checksum,
+    dataset.packing,
+    dataset.leak,
+    dataset.duplicate,
+    dataset.spacing_outlier,
+    dataset.size_outlier,
+)
 
 
 @dataclass
@@ -82,7 +118,7 @@ def check_dataset(
     if isinstance(pictures, int):
         pictures = set(paired[:: max(1, -(-len(paired) // pictures))] if pictures else [])
     findings = list(_check_pairs(facts, paired, read, workers, pictures, progress))
-    findings += run(("dataset",), "", facts, voxels=read == "all")
+    findings += run(DATASET_RULES, "", facts, voxels=read == "all")
     return Audit(root, manifest, worst_first(findings), facts.pairs)
 
 
@@ -97,7 +133,8 @@ def check_volume(file: str | Path, channels: int | None = None) -> list[Finding]
     names = [str(k) for k in range(channels or 0)]
     facts = Facts(path.parent, _unnamed(names), {path.name}, [])
     volume = read_volume(path.parent, path.name, voxels=False)
-    return worst_first(run(("volume", "image"), path.name, volume, facts, voxels=False))
+    rules = VOLUME_RULES + IMAGE_RULES
+    return worst_first(run(rules, path.name, volume, facts, voxels=False))
 
 
 def _check_pairs(
@@ -126,11 +163,11 @@ def _check_pairs(
         bar = tqdm(pairs, "cases", len(cases), leave=False, disable=None if progress else True)
         for case, pair in zip(cases, bar, strict=True):
             facts.pairs[case] = pair
-            for volume, kind in zip(pair, ("image", "label"), strict=True):
+            for volume, rules in zip(pair, (IMAGE_RULES, LABEL_RULES), strict=True):
                 voxels = read == "all" or (read == "labels" and volume.is_label)
-                yield from run(("volume", kind), volume.file, volume, facts, voxels=voxels)
+                yield from run(VOLUME_RULES + rules, volume.file, volume, facts, voxels=voxels)
             if all(volume.header is not None for volume in pair):
-                yield from run(("pair",), pair[1].file, *pair, facts)
+                yield from run(PAIR_RULES, pair[1].file, *pair, facts)
 
 
 def _manifest(root: Path, manifest: Manifest | str | Path | None) -> Manifest:

@@ -18,14 +18,14 @@ FEWEST_FOR_SPREAD = 10
 MOST_NAMED = 3
 
 
-@rule("pair-shape", "pair", "must have the shape of its image")
+@rule("pair-shape", "must have the shape of its image")
 def pair_shape(image: Volume, label: Volume, facts: Facts) -> Iterator[Broken]:
     if image.shape[:3] != label.shape[:3]:
         value = f"{label.shape}, {image.file} has {image.shape}"
         yield Broken(value, "Resample the label to the image")
 
 
-@rule("pair-affine", "pair", f"must have the affine of its image to {AFFINE_TOLERANCE} mm")
+@rule("pair-affine", f"must have the affine of its image to {AFFINE_TOLERANCE} mm")
 def pair_affine(image: Volume, label: Volume, facts: Facts) -> Iterator[Broken]:
     with np.errstate(all="ignore"):
         distance = np.abs(image.affine - label.affine).max()
@@ -34,7 +34,7 @@ def pair_affine(image: Volume, label: Volume, facts: Facts) -> Iterator[Broken]:
         yield Broken(value, "Resample the label to the image or correct its header")
 
 
-@rule("unpaired", "dataset", "must have an image and a label")
+@rule("unpaired", "must have an image and a label")
 def unpaired(facts: Facts) -> Iterator[Broken]:
     for case in facts.cases:
         for here, absent in (pair := facts.manifest.files(case)), pair[::-1]:
@@ -43,7 +43,7 @@ def unpaired(facts: Facts) -> Iterator[Broken]:
                 yield Broken(f"no {absent} beside it", cure, here)
 
 
-@rule("missing", "dataset", "must hold every case of the manifest")
+@rule("missing", "must hold every case of the manifest")
 def missing(facts: Facts) -> Iterator[Broken]:
     manifest = facts.manifest
     absent = [c for c in facts.cases if facts.listed.isdisjoint(manifest.files(c))]
@@ -58,7 +58,7 @@ def missing(facts: Facts) -> Iterator[Broken]:
     yield Broken(value, f"{cure}, as in {' and '.join(manifest.files(absent[0]))}{source}")
 
 
-@rule("test-absent", "dataset", "may lack the test part as a whole", NOTE)
+@rule("test-absent", "may lack the test part as a whole", NOTE)
 def test_absent(facts: Facts) -> Iterator[Broken]:
     apart = [c for c in facts.manifest.test if c not in facts.cases]
     if apart and facts.listed.isdisjoint(f for c in apart for f in facts.manifest.files(c)):
@@ -66,7 +66,7 @@ def test_absent(facts: Facts) -> Iterator[Broken]:
         yield Broken(value, "Nothing to do: scores on the test part need them")
 
 
-@rule("extra", "dataset", "must belong to a case of the manifest", WARNING)
+@rule("extra", "must belong to a case of the manifest", WARNING)
 def extra(facts: Facts) -> Iterator[Broken]:
     known = {file for case in facts.manifest.cases for file in facts.manifest.files(case)}
     for file in sorted(facts.listed - known):
@@ -74,7 +74,7 @@ def extra(facts: Facts) -> Iterator[Broken]:
         yield Broken(f"in no case of manifest {facts.manifest.name}", cure, file)
 
 
-@rule("checksum", "dataset", "must have the manifest's sha256, uncompressed", voxels=True)
+@rule("checksum", "must have the manifest's sha256, uncompressed", voxels=True)
 def checksum(facts: Facts) -> Iterator[Broken]:
     for case, pair in facts.pairs.items():
         known = facts.manifest.cases[case] or {}
@@ -85,7 +85,7 @@ def checksum(facts: Facts) -> Iterator[Broken]:
                 yield Broken(value, "Restore the original file", volume.file)
 
 
-@rule("packing", "dataset", "may be compressed otherwise than recorded", NOTE, voxels=True)
+@rule("packing", "may be compressed otherwise than recorded", NOTE, voxels=True)
 def packing(facts: Facts) -> Iterator[Broken]:
     """The content is as recorded: compressed anew, or a flipped bit that unpacking does not see."""
     other = []
@@ -105,7 +105,7 @@ def packing(facts: Facts) -> Iterator[Broken]:
         yield Broken(value, cure, file)
 
 
-@rule("leak", "dataset", "must not lie in two parts of the split", voxels=True)
+@rule("leak", "must not lie in two parts of the split", voxels=True)
 def leak(facts: Facts) -> Iterator[Broken]:
     part_of = facts.part_of
     for cases in _same_images(facts):
@@ -116,7 +116,7 @@ def leak(facts: Facts) -> Iterator[Broken]:
             yield Broken(value, cure, facts.manifest.files(cases[0])[0])
 
 
-@rule("duplicate", "dataset", "must not be there under two names", WARNING, voxels=True)
+@rule("duplicate", "must not be there under two names", WARNING, voxels=True)
 def duplicate(facts: Facts) -> Iterator[Broken]:
     part_of = facts.part_of
     for cases in _same_images(facts):
@@ -125,14 +125,12 @@ def duplicate(facts: Facts) -> Iterator[Broken]:
             yield Broken(value, "Keep one of them", facts.manifest.files(cases[0])[0])
 
 
-@rule(
-    "spacing-outlier", "dataset", "must have a spacing near the manifest's or the others'", WARNING
-)
+@rule("spacing-outlier", "must have a spacing near the manifest's or the others'", WARNING)
 def spacing_outlier(facts: Facts) -> Iterator[Broken]:
     yield from _outliers(facts, lambda image: image.spacing, facts.manifest.spacing_mm, 0.01, "mm")
 
 
-@rule("size-outlier", "dataset", "must have a size near the others'", WARNING)
+@rule("size-outlier", "must have a size near the others'", WARNING)
 def size_outlier(facts: Facts) -> Iterator[Broken]:
     yield from _outliers(facts, lambda image: image.shape[:3], None, 0.1, "voxels")
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
-from ...rules import WARNING, Broken, rule
+from ...rules import WARNING, Broken, Rule, rule
 from .facts import Facts
 from .volume import MAX_VOXELS, Volume
 
@@ -14,14 +14,14 @@ TOLERANCE = 1e-3  # relative; far above float32 rounding of NIfTI headers
 VOXEL_SHIFT = 0.1  # voxels between sform and qform at a corner; quaternions round far less
 
 
-def _stops(name: str, message: str, cure: str) -> Callable[[Volume, Facts], Iterator[Broken]]:
+def _stops(name: str, message: str, cure: str) -> Rule:
     """A rule that was decided when the file was read."""
 
     def check(volume: Volume, facts: Facts) -> Iterator[Broken]:
         if volume.failure is not None and volume.failure.rule == name:
             yield Broken(volume.failure.value, cure)
 
-    return rule(name, "volume", message)(check)
+    return rule(name, message)(check)
 
 
 inside = _stops("inside", "must lie inside the dataset folder", "Put the file itself there")
@@ -45,7 +45,7 @@ voxel_budget = _stops(
 )
 
 
-@rule("dimensions", "volume", "must be 3-D with two or more voxels a side (an image also 4-D)")
+@rule("dimensions", "must be 3-D with two or more voxels a side (an image also 4-D)")
 def dimensions(volume: Volume, facts: Facts) -> Iterator[Broken]:
     if volume.header is None:
         return
@@ -55,7 +55,7 @@ def dimensions(volume: Volume, facts: Facts) -> Iterator[Broken]:
         yield Broken(volume.shape, cure)
 
 
-@rule("channels", "image", "must have the manifest's channels in its fourth dimension")
+@rule("channels", "must have the manifest's channels in its fourth dimension")
 def channels(image: Volume, facts: Facts) -> Iterator[Broken]:
     names = facts.manifest.channel_names
     if image.header is None or not names or not 3 <= len(image.shape) <= 4:
@@ -65,7 +65,7 @@ def channels(image: Volume, facts: Facts) -> Iterator[Broken]:
         yield Broken(value, "Correct the file or the manifest's channel_names")
 
 
-@rule("affine", "volume", "must have a finite, invertible affine")
+@rule("affine", "must have a finite, invertible affine")
 def affine(volume: Volume, facts: Facts) -> Iterator[Broken]:
     if volume.header is None:
         return
@@ -76,7 +76,7 @@ def affine(volume: Volume, facts: Facts) -> Iterator[Broken]:
         yield Broken(f"the rows {matrix[:3, :3].round(4).tolist()}", "Correct its sform or qform")
 
 
-@rule("spacing", "volume", "must have a voxel spacing above 0 mm in its header")
+@rule("spacing", "must have a voxel spacing above 0 mm in its header")
 def spacing(volume: Volume, facts: Facts) -> Iterator[Broken]:
     if volume.header is None:
         return
@@ -86,7 +86,7 @@ def spacing(volume: Volume, facts: Facts) -> Iterator[Broken]:
         yield Broken(zooms.tolist(), "Write the true spacing into pixdim")
 
 
-@rule("sform-qform", "volume", "must have an sform and a qform that agree")
+@rule("sform-qform", "must have an sform and a qform that agree")
 def sform_qform(volume: Volume, facts: Facts) -> Iterator[Broken]:
     if volume.header is None or int(volume.raw["sform_code"]) < 1:
         return
@@ -103,7 +103,7 @@ def sform_qform(volume: Volume, facts: Facts) -> Iterator[Broken]:
         yield Broken(value, cure, severity=WARNING)
 
 
-@rule("orientation", "volume", "must say where it lies, by sform or qform", WARNING)
+@rule("orientation", "must say where it lies, by sform or qform", WARNING)
 def orientation(volume: Volume, facts: Facts) -> Iterator[Broken]:
     if volume.header is None:
         return
@@ -111,7 +111,7 @@ def orientation(volume: Volume, facts: Facts) -> Iterator[Broken]:
         yield Broken("neither", "Left and right may be swapped: write the true sform")
 
 
-@rule("scaling", "volume", "must have a finite intensity scaling")
+@rule("scaling", "must have a finite intensity scaling")
 def scaling(volume: Volume, facts: Facts) -> Iterator[Broken]:
     if volume.header is None:
         return

@@ -10,14 +10,14 @@ from .facts import Facts
 from .volume import Volume
 
 
-@rule("finite", "volume", "must hold finite numbers only", voxels=True)
+@rule("finite", "must hold finite numbers only", voxels=True)
 def finite(volume: Volume, facts: Facts) -> Iterator[Broken]:
     if volume.content is not None and volume.content.not_finite:
         value = f"{volume.content.not_finite} voxels that are NaN or infinite"
         yield Broken(value, "Repair the export, or leave the case out")
 
 
-@rule("constant", "image", "must hold more than one value in each channel", voxels=True)
+@rule("constant", "must hold more than one value in each channel", voxels=True)
 def constant(image: Volume, facts: Facts) -> Iterator[Broken]:
     if image.content is None:
         return
@@ -31,7 +31,7 @@ def constant(image: Volume, facts: Facts) -> Iterator[Broken]:
         yield Broken(value, "Export it again, or leave the case out", severity=WARNING)
 
 
-@rule("label-integer", "label", "must hold whole numbers, of 0 or more", voxels=True)
+@rule("label-integer", "must hold whole numbers, of 0 or more", voxels=True)
 def label_integer(label: Volume, facts: Facts) -> Iterator[Broken]:
     values = label.content.values if label.content is not None else []
     if odd := [value for value in values if value < 0 or value != round(value)]:
@@ -39,7 +39,7 @@ def label_integer(label: Volume, facts: Facts) -> Iterator[Broken]:
         yield Broken(value, "Resample labels with nearest neighbour, and save them as uint8")
 
 
-@rule("label-values", "label", "must hold values that the manifest names", voxels=True)
+@rule("label-values", "must hold values that the manifest names", voxels=True)
 def label_values(label: Volume, facts: Facts) -> Iterator[Broken]:
     names = facts.manifest.label_names
     values = label.content.values if label.content is not None and names else []
@@ -48,14 +48,14 @@ def label_values(label: Volume, facts: Facts) -> Iterator[Broken]:
         yield Broken(value, "Correct the label or the manifest's label_names")
 
 
-@rule("label-empty", "label", "must have foreground", WARNING, voxels=True)
+@rule("label-empty", "must have foreground", WARNING, voxels=True)
 def label_empty(label: Volume, facts: Facts) -> Iterator[Broken]:
     if label.content is not None and not any(label.content.values):
         value = "background alone"
         yield Broken(value, "Leave the case out if the object should be there: crops find none")
 
 
-@rule("trailing", "volume", "must end with its last voxel", WARNING, voxels=True)
+@rule("trailing", "must end with its last voxel", WARNING, voxels=True)
 def trailing(volume: Volume, facts: Facts) -> Iterator[Broken]:
     if volume.content is not None and volume.content.trailing:
         value = f"{volume.content.trailing} bytes behind it"

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import nibabel as nib
 import numpy as np
 
-from ...data.check import ERROR, RULES
+from ...data.check.header_rules import affine, orientation, scaling, sform_qform, spacing
 from ...data.check.volume import Volume
 from ...errors import UserError
+from ...rules import ERROR
 
 LARGEST_HEADER = 540
 MOST_VOXELS = 4_000_000_000  # 16 GB as float32
@@ -128,9 +129,9 @@ def _geometry_notes(nifti: nib.Nifti1Header, raw: nib.Nifti1Header) -> list[str]
     volume = Volume("", header=nifti, raw=raw)
     told = {"sform-qform", "scaling"} | ({"spacing"} if int(raw["sform_code"]) > 0 else set())
     notes = []
-    for name in ("affine", "spacing", "sform-qform", "orientation", "scaling"):
-        for finding in RULES[name].findings("", volume, None):
-            if finding.severity == ERROR and name not in told:
+    for rule in (affine, spacing, sform_qform, orientation, scaling):
+        for finding in rule.findings("", volume, None):
+            if finding.severity == ERROR and rule.name not in told:
                 msg = f"it {finding.message}; got {finding.value}. {finding.cure}."
                 raise UserError(msg)
             notes.append(f"it {finding.message}; got {finding.value}; mask as the scan")

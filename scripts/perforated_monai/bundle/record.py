@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..._version import __version__
-from ...errors import UserError
-from ...files import hash_of, sha256
+from .._version import __version__
+from ..errors import UserError
+from ..files import hash_of, sha256
 
 RECORD = "packed.json"
 FORMAT = 1
