@@ -231,7 +231,14 @@ def segment(
         allow_out_of_range=allow_out_of_range,
         allow_phantom_weights=allow_phantom_weights,
     )
-    options = Options(workers, resume, preview, anonymous, str(series), dicom_seg)
+    options = Options(
+        workers=workers,
+        resume=resume,
+        preview=preview,
+        anonymous=anonymous,
+        series=str(series),
+        dicom_seg=dicom_seg,
+    )
     return segment_folder(str(source), str(output), segmenter, options).exit_code
 
 

@@ -29,10 +29,10 @@ from perforated_monai.commands.main import main
 from perforated_monai.errors import UserError
 from perforated_monai.inference.segment import Segmenter
 from perforated_monai.inference.segment.cases import find_cases
+from perforated_monai.inference.segment.limits import measure_ranges, outside_ranges
 from perforated_monai.inference.segment.predictor import mirrored
-from perforated_monai.inference.segment.quality import measure_structures
-from perforated_monai.inference.segment.ranges import measure_ranges, outside_ranges
 from perforated_monai.inference.segment.reduce import ConfidenceHistogram
+from perforated_monai.inference.segment.table import measure_structures
 
 
 @pytest.fixture(scope="module")

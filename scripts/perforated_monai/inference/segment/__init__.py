@@ -1,13 +1,12 @@
 """Segment volumes and folders of scans with a bundle: nothing lost, nothing wrong."""
 
 from .folder import Summary, segment_folder
-from .options import Options
-from .pipeline import Bundle, load_bundle
+from .pipeline import InferenceBundle, load_bundle
 from .segmenter import Segmenter, segment_volume
-from .states import Segmentation
+from .states import Options, Segmentation
 
 __all__ = [
-    "Bundle",
+    "InferenceBundle",
     "Options",
     "Segmentation",
     "Segmenter",

@@ -19,12 +19,10 @@ from .cases import Case, shown
 from .cores import Turns
 from .header import Header
 from .mask import write_mask
-from .options import Options, settings_hash
-from .quality import measure_structures
 from .read import hash_files, read_headers, read_nifti
 from .segmenter import Segmenter
-from .states import Predicted, Segmentation
-from .table import DONE, FAILED, Row, structure_cells
+from .states import Options, Predicted, Segmentation
+from .table import DONE, FAILED, Row, measure_structures
 
 # Volumes above this are read, segmented and written alone: two would not fit a laptop.
 LARGE = 20_000_000  # voxels
@@ -76,7 +74,7 @@ class CaseRun:
     ) -> None:
         self.segmenter, self.bundle = segmenter, segmenter.bundle
         self.output, self.options, self.earlier, self.turns = output, options, earlier, turns
-        self.settings = settings_hash(segmenter, options)
+        self.settings = segmenter.settings_hash(options.series)
         self._one_large = threading.Lock()
 
     def __call__(self, case: Case) -> tuple[Row, bool]:
@@ -135,30 +133,30 @@ class CaseRun:
 
     def _written(self, work: _Work, predicted: Predicted) -> Row:
         case = work.case
-        found = self.segmenter.restore(predicted)
+        result = self.segmenter.restore(predicted)
         affine = predicted.prepared.affine
-        names = self.bundle.labels if found.labels.ndim == 3 else self.bundle.channel_names
-        structures = measure_structures(found.labels, affine, names)
+        names = self.bundle.labels if result.labels.ndim == 3 else self.bundle.channel_names
+        structures = measure_structures(result.labels, affine, names)
         target = self._target(case)
-        self._extras(work, found, affine)
-        write_mask(target, found.labels, affine, work.nifti)
+        self._extras(work, result, affine)
+        write_mask(target, result.labels, affine, work.nifti)
         row: Row = {
             "status": DONE,
-            "notes": found.notes,
+            "notes": result.notes,
             "mask": shown(target.relative_to(self.output)),
-            "confidence_mean": _rounded(found.confidence.mean),
-            "confidence_lowest_decile": _rounded(found.confidence.lowest_decile),
+            "confidence_mean": _rounded(result.confidence.mean),
+            "confidence_lowest_decile": _rounded(result.confidence.lowest_decile),
             "mask_sha256": sha256(target.read_bytes()),
         }
-        for s in structures:
-            row |= structure_cells(s.name, s.volume_ml, s.components)
+        for structure in structures:
+            row |= structure.cells
         return row
 
-    def _extras(self, work: _Work, found: Segmentation, affine: Any) -> None:
+    def _extras(self, work: _Work, result: Segmentation, affine: Any) -> None:
         """What was asked for beside the mask; before the mask, whose presence means done."""
         case = work.case
-        if found.probabilities is not None:
-            stored = (found.probabilities / _PROBABILITY_SCALE).round().clip(0, 65535)
+        if result.probabilities is not None:
+            stored = (result.probabilities / _PROBABILITY_SCALE).round().clip(0, 65535)
             path = self._target(case, "prob")
             write_mask(path, stored.astype("uint16"), affine, work.nifti, _PROBABILITY_SCALE)
         if self.options.preview:
@@ -168,15 +166,15 @@ class CaseRun:
             scan, _ = read_scan(case, self.segmenter, self.options, work.headers)
             write_preview(
                 self._target(case, "preview", ".png"),
-                *(scan.image[0].numpy(), found.labels, affine, self.bundle.labels),
+                *(scan.image[0].numpy(), result.labels, affine, self.bundle.labels),
                 case.name,
-                [n for n in found.notes if n.startswith("out of range")],
+                [n for n in result.notes if n.startswith("out of range")],
             )
         if self.options.dicom_seg and work.series is not None:
             from ..dicom import write_seg
 
             path = self._target(case, self.bundle.postfix, ".dcm")
-            write_seg(path, found.labels, work.series, self.bundle.labels, self.bundle.version)
+            write_seg(path, result.labels, work.series, self.bundle.labels, self.bundle.version)
 
     def _target(self, case: Case, postfix: str | None = None, suffix: str = ".nii.gz") -> Path:
         path = self.output / case.target

@@ -18,10 +18,9 @@ from .case import LARGE, CaseRun, check_headers, read_scan
 from .cases import Case, find_cases
 from .cores import Turns
 from .mask import remove_leftovers
-from .options import Options
 from .report import Report
 from .segmenter import Segmenter
-from .states import Prepared
+from .states import Options, Prepared
 from .table import DONE, FAILED, CaseLog, Row
 
 _FEWEST, _MOST = 2, 4  # workers, when not given
@@ -135,14 +134,14 @@ class _Run:
 
 def _first(cases: list[Case], segmenter: Segmenter, options: Options) -> list[Prepared]:
     """The first cases that can be read; why others cannot is said when their turn comes."""
-    found: list[Prepared] = []
+    prepared: list[Prepared] = []
     for case in cases:
         with contextlib.suppress(Exception):
             headers = check_headers(case, segmenter)
-            found.append(segmenter.prepare(read_scan(case, segmenter, options, headers)[0]))
-        if len(found) == _FIRST or sum(math.prod(p.shape) for p in found) > LARGE:
+            prepared.append(segmenter.prepare(read_scan(case, segmenter, options, headers)[0]))
+        if len(prepared) == _FIRST or sum(math.prod(p.shape) for p in prepared) > LARGE:
             break
-    return found
+    return prepared
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...errors import UserError
 from .limits import as_text
-from .pipeline import Bundle, Pipeline
+from .pipeline import InferenceBundle, Pipeline
 from .reduce import ConfidenceHistogram, Reducer, activated, refuse_not_finite
 from .states import Predicted, Prepared
 from .window import Windows, buffer_bytes, stitch_windows
@@ -100,7 +100,7 @@ def run_whole(
     prepared: Prepared,
     inputs: Tensor,
     pipeline: Pipeline,
-    bundle: Bundle,
+    bundle: InferenceBundle,
     predict: Predictor,
     device: torch.device,
     probabilities: bool,

@@ -47,7 +47,7 @@ class Pipeline:
 
 
 @dataclass
-class Bundle:
+class InferenceBundle:
     """What a bundle says about segmentation; made by ``load_bundle``."""
 
     folder: Path
@@ -121,7 +121,7 @@ class Bundle:
         )
 
 
-def load_bundle(folder: str | Path, overlap: float | None = None) -> Bundle:
+def load_bundle(folder: str | Path, overlap: float | None = None) -> InferenceBundle:
     """Read ``configs/inference.json`` and ``configs/metadata.json`` of a bundle.
 
     Args:
@@ -146,7 +146,7 @@ def load_bundle(folder: str | Path, overlap: float | None = None) -> Bundle:
     parser = ConfigParser(copy.deepcopy(config))
     segment = metadata.get("segment", {})
     merged = metadata["network_data_format"].get("post_processed_outputs", {}).get(PRED)
-    return Bundle(
+    return InferenceBundle(
         folder=folder,
         version=str(metadata.get("version", "")),
         channels=int(image["num_channels"]),

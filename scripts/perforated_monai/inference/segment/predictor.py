@@ -16,7 +16,7 @@ from ...networks.agreement import compare, outputs
 from ..engines import ENGINES, fastest, load_engines, missing_for, require_engine
 from ..formats import FIXED_SIZE, Source
 from .infer import Predictor
-from .pipeline import Bundle, default_device
+from .pipeline import InferenceBundle, default_device
 
 AUTO = "auto"
 # What a named engine must reach on the first scans; below, a model in the bundle is another one's.
@@ -53,7 +53,7 @@ def engine_device(name: str, device: str | torch.device | None) -> torch.device:
     return place if name in (AUTO, "torch") else torch.device("cpu")
 
 
-def on_device(bundle: Bundle, device: torch.device) -> Predictor:
+def on_device(bundle: InferenceBundle, device: torch.device) -> Predictor:
     """Engine torch; in mixed precision on a GPU where the bundle's evaluator asks for it."""
     network = bundle.network().to(device)
 
@@ -68,7 +68,7 @@ def on_device(bundle: Bundle, device: torch.device) -> Predictor:
 
 
 def load_engine(
-    bundle: Bundle, name: str, device: torch.device, batches: Sequence[Tensor], words: str
+    bundle: InferenceBundle, name: str, device: torch.device, batches: Sequence[Tensor], words: str
 ) -> Loaded:
     """Load a named engine, or the fastest, and compare it with float32 torch.
 
@@ -105,7 +105,7 @@ def mirrored(predict: Predictor, axes: tuple[int, ...]) -> Predictor:
     return run
 
 
-def _named(bundle: Bundle, name: str, batches: list[Tensor], words: str) -> Loaded:
+def _named(bundle: InferenceBundle, name: str, batches: list[Tensor], words: str) -> Loaded:
     source = _source(bundle)
     run = _run(source, name)
     expected = outputs(source.network, batches)
@@ -120,7 +120,9 @@ def _named(bundle: Bundle, name: str, batches: list[Tensor], words: str) -> Load
     return Loaded(run, name, torch.device("cpu"), reason)
 
 
-def _fastest(bundle: Bundle, device: torch.device, batches: list[Tensor], words: str) -> Loaded:
+def _fastest(
+    bundle: InferenceBundle, device: torch.device, batches: list[Tensor], words: str
+) -> Loaded:
     source = _source(bundle)
     torch_run = on_device(bundle, device)
     runs: dict[str, Predictor] = {"torch": lambda x: torch_run(x.to(device)).float().cpu()}
@@ -136,7 +138,7 @@ def _fastest(bundle: Bundle, device: torch.device, batches: list[Tensor], words:
     return Loaded(runs[name], name, torch.device("cpu"), reason)
 
 
-def _worth_trying(bundle: Bundle, name: str, device: torch.device) -> bool:
+def _worth_trying(bundle: InferenceBundle, name: str, device: torch.device) -> bool:
     """On a GPU no engine of the CPU; and none that is written for longer than a folder takes."""
     if missing_for(name) or device.type == "cuda":
         return False
@@ -155,7 +157,7 @@ def _run(source: Source, name: str) -> Predictor:
         raise UserError(msg) from error
 
 
-def _source(bundle: Bundle) -> Source:
+def _source(bundle: InferenceBundle) -> Source:
     network = bundle.network()
     windows = bundle.windows()
     sizes: Sequence[Any] = windows.roi_size if windows else (0, 0, 0)

@@ -15,14 +15,14 @@ from monai.transforms.utils import reset_ops_id
 from torch import Tensor
 
 from ...errors import UserError
+from ...files import sha256
 from ..patches import cut_batches
 from ..scan import Scan, make_scan
 from .grid import forget_voxels, restore
 from .infer import Predictor, fit_windows, run_whole, run_windows
-from .limits import activation_bytes, as_text, free_memory
-from .pipeline import IMAGE, Bundle, Pipeline, load_bundle
+from .limits import activation_bytes, as_text, free_memory, outside_ranges
+from .pipeline import IMAGE, InferenceBundle, Pipeline, load_bundle
 from .predictor import engine_device, load_engine, mirrored, on_device
-from .ranges import outside_ranges
 from .reduce import Reducer
 from .states import Predicted, Prepared, Segmentation
 from .window import NotStitchableError, Windows
@@ -33,7 +33,7 @@ _COMPARED_WINDOWS = 8
 
 
 def segment_volume(
-    array: np.ndarray, affine: np.ndarray, bundle: str | Path | Bundle
+    array: np.ndarray, affine: np.ndarray, bundle: str | Path | InferenceBundle
 ) -> Segmentation:
     """Segment one volume; make a ``Segmenter`` to do several.
 
@@ -74,7 +74,7 @@ class Segmenter:
 
     def __init__(
         self,
-        bundle: str | Path | Bundle,
+        bundle: str | Path | InferenceBundle,
         *,
         engine: str = "torch",
         device: str | torch.device | None = None,
@@ -85,7 +85,9 @@ class Segmenter:
         allow_phantom_weights: bool = False,
         memory_limit: int | None = None,
     ) -> None:
-        self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle, overlap)
+        self.bundle = (
+            bundle if isinstance(bundle, InferenceBundle) else load_bundle(bundle, overlap)
+        )
         if self.bundle.phantom_weights and not allow_phantom_weights:
             msg = (
                 f"{self.bundle.folder} was trained on synthetic phantoms, not for patients. Train "
@@ -141,10 +143,10 @@ class Segmenter:
             images = [_plain(p.data[IMAGE]) for p in first]
             batches = cut_batches(images, (self.bundle.channels, *sizes), count)
             words = f"{sum(map(len, batches))} windows of {len(first)} scans"
-            found = load_engine(self.bundle, self.settings["engine"], self.device, batches, words)
-            self.settings["engine"], self.device = found.name, found.device
-            self.reason = found.reason
-            self.predict = self._averaged(found.predict)
+            loaded = load_engine(self.bundle, self.settings["engine"], self.device, batches, words)
+            self.settings["engine"], self.device = loaded.name, loaded.device
+            self.reason = loaded.reason
+            self.predict = self._averaged(loaded.predict)
 
     def infer(self, prepared: Prepared) -> Predicted:
         """Run the network over a prepared volume."""
@@ -166,6 +168,15 @@ class Segmenter:
     def restore(self, predicted: Predicted) -> Segmentation:
         """Bring a prediction back to the grid of its volume by the bundle's postprocessing."""
         return restore(predicted, self._pipeline(), self.bundle.outputs)
+
+    def settings_hash(self, series: str) -> str:
+        """Hash of everything but the input that decides what a case gives."""
+        parts = (
+            *(self.bundle.weights_sha256, self.bundle.config_sha256, sorted(self.settings.items())),
+            *(self.device.type, self.probabilities, self.allow_out_of_range),
+            series,
+        )
+        return sha256(repr(parts).encode())[:16]
 
     def at_a_time(self, workers: int) -> int:
         """How many volumes may be in the network at a time: on a GPU one, else as memory lets."""

@@ -1,4 +1,7 @@
-"""``cases.csv`` and ``cases.jsonl``: one row a case, on disk as soon as the case has ended."""
+"""``cases.csv`` and ``cases.jsonl``: one row a case, on disk as soon as the case has ended.
+
+What a row says of a mask is measured here too: volumes and components of its structures.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,12 @@ import io
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from scipy import ndimage
 
 from ...errors import UserError
 from ...files import write_text
@@ -20,6 +27,8 @@ _LAST = (
     *("seconds_read", "seconds_network", "seconds_write"),
     *("input_sha256", "mask_sha256", "bundle_version", "engine", "settings"),
 )
+
+_TOUCHING = np.ones((3, 3, 3))  # voxels that share a corner belong together
 
 Row = dict[str, Any]
 
@@ -37,7 +46,7 @@ class CaseLog:
 
     def __init__(self, folder: Path, structures: Iterable[str]) -> None:
         self.jsonl, self.csv = folder / "cases.jsonl", folder / "cases.csv"
-        names = [re.sub(r"\W+", "_", name) for name in structures]
+        names = [_key(name) for name in structures]
         measured = [f"{kind}_{name}" for name in names for kind in ("volume_ml", "components")]
         self.columns = [*_FIRST, *measured, *_LAST]
 
@@ -90,10 +99,50 @@ class CaseLog:
         return text.getvalue()
 
 
-def structure_cells(name: str, volume_ml: float, components: int) -> Row:
-    """Cells of one structure."""
-    key = re.sub(r"\W+", "_", name)
-    return {f"volume_ml_{key}": round(volume_ml, 4), f"components_{key}": components}
+@dataclass(frozen=True)
+class Structure:
+    """One labelled structure: its volume in mL and its number of connected components."""
+
+    name: str
+    volume_ml: float
+    components: int
+
+    @property
+    def cells(self) -> Row:
+        """Its cells of a row."""
+        key = _key(self.name)
+        return {f"volume_ml_{key}": round(self.volume_ml, 4), f"components_{key}": self.components}
+
+
+def measure_structures(
+    labels: np.ndarray, affine: np.ndarray, names: dict[int, str]
+) -> list[Structure]:
+    """Volume and components (26 neighbours) of each structure.
+
+    Args:
+        labels: ``(X, Y, Z)`` of label values, or ``(X, Y, Z, K)`` of 0 and 1.
+        affine: voxel to mm.
+        names: label value, or channel, -> name.
+    """
+    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+    structures = []
+    boxes = ndimage.find_objects(labels) if labels.ndim == 3 else []
+    for value, name in names.items():
+        if labels.ndim == 4:
+            part = labels[..., value] > 0
+        elif value <= len(boxes) and boxes[value - 1] is not None:
+            part = labels[boxes[value - 1]] == value
+        else:
+            part = np.zeros((1, 1, 1), bool)
+        voxels = int(np.count_nonzero(part))
+        components = int(ndimage.label(part, _TOUCHING)[1]) if voxels else 0
+        structures.append(Structure(name, voxels * voxel_ml, components))
+    return structures
+
+
+def _key(name: str) -> str:
+    """A structure's name as part of a column's."""
+    return re.sub(r"\W+", "_", name)
 
 
 def _json(row: Row) -> str:
