@@ -64,4 +64,7 @@ class _Lazy(ModuleType):
         self.__dict__["_place"] = place
 
     def __getattr__(self, name: str) -> object:
+        # `inspect` asks every module for its __file__, also while torch is half imported.
+        if name.startswith("__") and name != "__all__":
+            raise AttributeError(name)
         return getattr(importlib.import_module(self.__dict__["_place"]), name)

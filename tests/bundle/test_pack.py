@@ -165,7 +165,7 @@ def test_weights_that_a_config_names_are_packed(bundle, tmp_path):
     assert content["models/model_lowres.pt"] == content[MODEL]
 
 
-def test_formats_are_packed_when_asked_for_and_verified(bundle, tmp_path):
+def test_formats_are_packed_when_asked_for_and_verify_names_them(bundle, tmp_path):
     network = build_network(SPEC).eval()
     scripted = torch.jit.script(network)
     torch.jit.save(scripted, bundle / "models" / "model.ts")
@@ -173,7 +173,9 @@ def test_formats_are_packed_when_asked_for_and_verified(bundle, tmp_path):
     torch.export.save(program, bundle / "models" / "model.pt2")
     packed = pack_bundle(bundle, tmp_path / "packed.zip", formats=["ts", "pt2"])
     assert {"models/model.ts", "models/model.pt2"} <= set(read_zip(packed.file))
-    assert packed.notes == []  # verify has nothing against what export writes
+    compiled = [note for note in packed.notes if "--trust" in note]
+    assert len(compiled) == len(packed.notes) == 2  # verify does not read what they would run
+    assert "models/model.pt2" in compiled[0] and "models/model.ts" in compiled[1]
     with pytest.raises(UserError, match=r"model\.onnx is missing.*export --formats onnx"):
         pack_bundle(bundle, tmp_path / "packed.zip", formats=["onnx"])
     with pytest.raises(UserError, match="must be of ts, pt2, onnx; got 'tflite'"):

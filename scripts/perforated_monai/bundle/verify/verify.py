@@ -15,7 +15,7 @@ from ...errors import UserError
 from ...rules import ERROR, NOTE, Finding, Rule, run, worst_first
 from ..check.files import read_bundle
 from ..check.run import check_files
-from . import archive, compiled, configs, pages, walk
+from . import archive, configs, walk
 from .logging_conf import logging_conf
 from .texts import texts
 from .weights import weights_file
@@ -43,13 +43,11 @@ CONTENT_RULES: tuple[Rule, ...] = (walk.unread, weights_file, logging_conf)
 CODE_RULES: tuple[Rule, ...] = (
     walk.file_kinds,
     walk.package,
-    compiled.compiled,
     configs.targets,
     configs.arguments,
     configs.expressions,
     configs.macros,
     configs.module_references,
-    pages.pages,
 )
 
 

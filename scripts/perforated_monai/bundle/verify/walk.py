@@ -40,8 +40,10 @@ _DISGUISED = {
 }
 _PICTURES = {".png": b"\x89PNG\r\n", ".jpg": b"\xff\xd8\xff", ".jpeg": b"\xff\xd8\xff"}
 _ZIPS = (".pt", ".ts", ".pt2", ".npz")
-# What a study leaves in studies/results of a working folder; pack leaves it out. Pages: `pages`.
-_RESULTS = (".json", ".jsonl", ".csv", ".md", ".html", ".npz", ".png")
+# A network as code: what it would run when it is loaded is not read here.
+_COMPILED = (".ts", ".pt2")
+# What a study leaves in studies/results of a working folder; pack leaves it out.
+_RESULTS = (".json", ".jsonl", ".csv", ".md", ".npz", ".png")
 
 
 @dataclass
@@ -179,6 +181,9 @@ def file_kinds(found: Unpacked) -> Iterator[Broken]:
             continue  # compared file by file
         if suffix == ".py":
             yield Broken("code of its own", "Read it before you go on", path)
+        elif suffix in _COMPILED:
+            cure = "Leave it out, make it again by export, or take it from a source that you trust"
+            yield Broken("a compiled network, which verify does not read", cure, path)
         elif not _is_usual(path, top, suffix):
             yield Broken("a file that verify does not know", "Look at it before you go on", path)
 
