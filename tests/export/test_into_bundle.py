@@ -100,7 +100,7 @@ NETWORKS: dict[str, tuple[dict, int, list[str]]] = {
     "SparseUNet, 2D": ({**SPARSE, "spatial_dims": 2}, 16, CONV),
     **{
         f"UNet, {kind}": (UNET | {"channels": [8, 16, 32], "strides": [2, 2]}, 16, CONV)
-        for kind in KINDS[1:]
+        for kind in list(KINDS)[1:]
     },
     "SwinUNETR": (SWIN, 64, [*CONV, "Linear"]),
     "SwinUNETR, 2D": ({**SWIN, "spatial_dims": 2}, 64, [*CONV, "Linear"]),
