@@ -1,4 +1,4 @@
-"""Every command of the READMEs: files exist, keys are known, and the trainings run as printed."""
+"""The handbook: commands, files, keys and links exist, and trainings run as printed."""
 
 import os
 import re
@@ -8,16 +8,29 @@ import sys
 from pathlib import Path
 
 import pytest
+import tomllib
 
 from helpers.harness import SMALL
 from helpers.pages import (
+    BUNDLE_PAGES,
+    HANDBOOK,
+    JOINING,
+    OTHERS,
     OURS,
+    PACKAGE,
     PAGES,
+    README,
     REPOSITORY,
     RUN,
     RUNS,
     TRAININGS,
+    anchors,
+    blocks,
     commands,
+    config_files,
+    is_ours,
+    links,
+    table,
 )
 from perforated_monai.bundle.overrides import check_overrides
 from perforated_monai.commands.main import COMMANDS
@@ -25,10 +38,14 @@ from perforated_monai.data.phantoms import make_phantoms
 from perforated_monai.data.prepare import write_manifest
 
 KINDS = {"hippocampus_mri_dendritic": "hippocampus", "brain_tumor_mri_dendritic": "tumour"}
+SCRIPTS = REPOSITORY / "scripts" / "README.md"
+each_page = pytest.mark.parametrize(
+    "page", PAGES, ids=lambda p: p.relative_to(REPOSITORY).as_posix()
+)
 
 
 def override_of(words: list[str]) -> list[str]:
-    """What makes a command of a bundle's page small: data, epochs and crops."""
+    """What makes a printed command small: data, epochs and crops."""
     small = ["--epochs", "1", "--val_interval", "1", "--roi_size", str(SMALL["roi_size"])]
     config = words[words.index("--config_file") + 1]
     if "inference" in config:
@@ -37,8 +54,9 @@ def override_of(words: list[str]) -> list[str]:
 
 
 def test_there_are_commands() -> None:
-    assert len(RUNS) >= 6
-    assert len(OURS) >= 2
+    assert all(page.is_file() for page in HANDBOOK)
+    assert len(RUNS) >= 16
+    assert len(OURS) >= 20
 
 
 @pytest.mark.parametrize("words", RUNS, ids=lambda w: w[-1])
@@ -46,8 +64,8 @@ def test_bundle_commands_name_files_and_keys_that_exist(
     words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
-    check_overrides(words[4:])
-    for file in re.findall(r"[\w./-]+\.(?:json|yaml)", words[words.index("--config_file") + 1]):
+    check_overrides(words[words.index("run") + 1 :])
+    for file in config_files(words):
         assert (REPOSITORY / file).is_file(), file
     monkeypatch.undo()
 
@@ -66,6 +84,101 @@ def test_our_commands_exist(words: list[str]) -> None:
         assert flag[2:].replace("-", "_") in shown.replace("-", "_"), flag
 
 
+@pytest.mark.parametrize("words", OTHERS, ids=" ".join)
+def test_other_commands_are_those_of_the_project(words: list[str]) -> None:
+    """make, pip, pytest and the benchmarks; a command of another kind needs a check of its own."""
+    program = " ".join(words)
+    if words[0] == "make":
+        assert f"\n{words[1]}:" in (REPOSITORY / "Makefile").read_text()
+        for word in words[2:]:
+            name, value = word.split("=")
+            assert f"\n{name} ?=" in (REPOSITORY / "Makefile").read_text()
+            assert name != "TESTS" or (REPOSITORY / value).exists()
+    elif words[0] == "pip":
+        project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+        extras = set(re.findall(r"\w+", "".join(re.findall(r"\[(.*?)\]", program))))
+        assert extras <= set(project["optional-dependencies"])
+        assert words[1:4] == ["install", "-c", "constraints.txt"]
+    elif words[0] == "perforated-monai":
+        assert words[1] in COMMANDS and len(words) == 2
+    elif program.startswith(("python tests/benchmarks/", "python -m pytest ")):
+        (file,) = [w for w in words if w.startswith("tests/")]
+        assert (REPOSITORY / file).is_file()
+        for flag in (w for w in words[1:] if w.startswith("--")):
+            assert f'"{flag}"' in (REPOSITORY / file).read_text(), flag
+    else:
+        assert program == "python -m venv .venv && . .venv/bin/activate"
+
+
+@each_page
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in links(page):
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.is_relative_to(REPOSITORY), link
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) <= 150
+    assert 0 < len(table(README, "Results")) <= 8
+
+
+def test_the_readme_says_first_that_dendrites_do_not_pay() -> None:
+    """Its figures are those of the report; a study with another verdict changes the sentence."""
+    first = " ".join(README.read_text().partition("```")[0].split())
+    sentence = re.search(
+        r"do not pay\.\*\* Over five seeds,.* (\S+) points of Dice worse .*\(95 % interval (.+?)\)",
+        first,
+    )
+    report = REPOSITORY / "bundles/hippocampus_mri_dendritic/studies/results/width8/report.md"
+    verdict = re.search(
+        r"- \*\*hurts\*\*: dendrites against an equally large plain network \(wide\)\. "
+        r"-(\S+) points, 95 % interval (.+?) points; 5 seeds",
+        report.read_text(),
+    )
+    assert sentence.groups() == (verdict[1], verdict[2].replace("-", "−"))
+
+
+def test_the_tree_has_the_rooms() -> None:
+    tree = SCRIPTS.read_text().split("```")[1]
+    rooms = {p.name for p in PACKAGE.iterdir() if (p / "__init__.py").is_file()}
+    assert set(re.findall(r"^│ ?\d?\s+(\w+)/  ", tree, re.M)) == rooms
+    assert len(rooms) == 10
+    for room, inner in re.findall(r"^│ ?\d?\s+(\w+)/  .*?((?:\w+/(?:, )?)*)$", tree, re.M):
+        assert all((PACKAGE / room / name).is_dir() for name in re.findall(r"\w+(?=/)", inner))
+    for file in re.findall(r"(\w+\.py)", tree):
+        assert (PACKAGE / file).is_file()
+
+
+def test_to_change_x_open_a_file_that_exists() -> None:
+    rows = table(SCRIPTS, "To change X open Y")
+    assert len(rows) >= 15
+    for _, cell in rows:
+        paths = re.findall(r"`([^`]+)`", cell)
+        assert paths
+        for path in paths:
+            base = REPOSITORY if path.startswith(("bundles", "data_manifests")) else PACKAGE
+            assert list(base.glob(path)), path
+
+
+@pytest.mark.parametrize("page", [*HANDBOOK, JOINING], ids=lambda p: p.parent.name)
+def test_paths_in_the_text_exist(page: Path) -> None:
+    """`data/splits.py` is a file of the package or of the repository; patterns match something."""
+    rooms = {p.name for p in PACKAGE.iterdir() if p.is_dir()}
+    tops = "|".join({*rooms, "bundles", "scripts", "tests", "data_manifests"})
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    for path in re.findall(rf"`((?:{tops})/[\w./*-]*)`", text):
+        assert list(PACKAGE.glob(path)) or list(REPOSITORY.glob(path)), path
+
+
+def test_the_benchmarks_are_all_named() -> None:
+    page = (REPOSITORY / "tests" / "README.md").read_text()
+    programs = {p.name for p in (REPOSITORY / "tests" / "benchmarks").glob("*.py")}
+    assert programs and set(re.findall(r"`(\w+\.py)`(?=.*\|)", page)) >= programs
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("words", TRAININGS, ids=lambda w: w[-1])
 def test_training_commands_run_as_printed(words: list[str], phantoms: Path, tmp_path: Path) -> None:
@@ -73,17 +186,37 @@ def test_training_commands_run_as_printed(words: list[str], phantoms: Path, tmp_
     words = [sys.executable, *words[1:]]
     words[words.index("--dataset_dir") + 1] = str(phantoms)
     words[words.index("--output_dir") + 1] = str(tmp_path / "out")
-    words += ["--manifest", str(phantoms / "manifest.json"), "--epochs", "1"]
-    words += ["--roi_size", str(SMALL["roi_size"])]
+    if "--manifest" in words:
+        words[words.index("--manifest") + 1] = str(phantoms / "manifest.json")
+    else:
+        words += ["--manifest", str(phantoms / "manifest.json")]
+    words += ["--epochs", "1", "--roi_size", str(SMALL["roi_size"])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "done: best Dice" in done.stderr
 
 
+def run_in_order(printed: list[list[str]], folder: Path, data: str) -> None:
+    """Commands as printed in a folder, on phantoms; one epoch, small crops."""
+    for words in printed:
+        program = [sys.executable, *words[1:]]
+        if words[0] == "torchrun":
+            program = [sys.executable, "-m", "torch.distributed.run", *words[1:]]
+            program += ["--backend", "gloo"]
+        if RUN[1] in words:
+            program += override_of(words)
+            if "inference" not in str(words) and "--manifest" not in words:
+                program += ["--manifest", f"{data}/manifest.json"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(program, cwd=folder, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr[-2000:]}"
+    assert not (folder / "configs").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.parts[-3])
+@pytest.mark.parametrize("page", BUNDLE_PAGES, ids=lambda page: page.parts[-3])
 def test_every_command_of_a_bundles_page_runs_in_order(
     page: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -94,20 +227,23 @@ def test_every_command_of_a_bundles_page_runs_in_order(
     write_manifest(data, data / "manifest.json", "phantom")
     printed = commands(page, DATA="data")
     assert len(printed) >= 5
-    for words in printed:
-        program = [sys.executable, *words[1:]]
-        if words[0] == "torchrun":
-            program = [sys.executable, "-m", "torch.distributed.run", *words[1:]]
-            program += ["--backend", "gloo"]
-        if RUN[1] in words:
-            program += override_of(words)
-            if "inference" not in str(words) and "--manifest" not in words:
-                program += ["--manifest", "data/manifest.json"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(program, cwd=folder, capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr[-2000:]}"
-    assert not (folder / "configs").exists()
+    run_in_order(printed, folder, "data")
 
 
-def test_four_trainings_are_printed() -> None:
-    assert len({words[-1] for words in TRAININGS}) == 4
+@pytest.mark.slow
+def test_the_first_block_trains_exports_and_segments(tmp_path: Path) -> None:
+    """The README's block, in a folder with the bundle and phantoms under the name of Task04."""
+    (block,) = [b for b in blocks(README) if b[0][-1].startswith("runs/") and is_ours(b[1])]
+    assert [words[3] for words in block] == ["run", "export", "segment"]
+    bundle = Path("bundles/hippocampus_mri_dendritic")
+    shutil.copytree(REPOSITORY / bundle, tmp_path / bundle)
+    data = make_phantoms(tmp_path / "Task04_Hippocampus", cases=10)
+    write_manifest(data, data / "manifest.json", "phantom")
+    run_in_order(block, tmp_path, "Task04_Hippocampus")
+    assert len(list((tmp_path / "masks").glob("*_seg.nii.gz"))) == 10
+    assert len(list((tmp_path / "masks").glob("*_preview.png"))) == 10
+
+
+def test_six_trainings_are_printed() -> None:
+    """Full and compressed, plain and with dendrites; the tiny one; one of the user's own data."""
+    assert len({words[-1] for words in TRAININGS}) == len(TRAININGS) == 6

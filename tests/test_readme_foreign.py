@@ -1,4 +1,4 @@
-"""The README's commands for someone else's bundle, as printed, on one in the style of the zoo's."""
+"""The commands for someone else's bundle, as printed, on one in the style of the zoo's."""
 
 import contextlib
 import io
@@ -25,7 +25,7 @@ QUICK = {"train::trainer::max_epochs": 5, **FAST}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with the bundle and its data under the names of the README."""
+    """A folder with the bundle and its data under the names of the pages."""
     spleen(tmp_path / FOREIGN)
     write_cases(tmp_path / "Task09_Spleen")
     return tmp_path
