@@ -219,18 +219,8 @@ def segment(
         allow_phantom_weights: use weights trained on synthetic phantoms, which are not for
             patients; every row says so.
     """
-    from ..inference.segment import Options, Segmenter, segment_folder
+    from ..inference.segment import Options, Segmenter, bundle_code, segment_folder
 
-    segmenter = Segmenter(
-        str(bundle),
-        engine=engine,
-        device=str(device) or None,
-        overlap=overlap,
-        tta=tta,
-        probabilities=probabilities,
-        allow_out_of_range=allow_out_of_range,
-        allow_phantom_weights=allow_phantom_weights,
-    )
     options = Options(
         workers=workers,
         resume=resume,
@@ -239,7 +229,18 @@ def segment(
         series=str(series),
         dicom_seg=dicom_seg,
     )
-    return segment_folder(str(source), str(output), segmenter, options).exit_code
+    with bundle_code(str(bundle)):
+        segmenter = Segmenter(
+            str(bundle),
+            engine=engine,
+            device=str(device) or None,
+            overlap=overlap,
+            tta=tta,
+            probabilities=probabilities,
+            allow_out_of_range=allow_out_of_range,
+            allow_phantom_weights=allow_phantom_weights,
+        )
+        return segment_folder(str(source), str(output), segmenter, options).exit_code
 
 
 COMMANDS: dict[str, Callable[..., int]] = {

@@ -62,12 +62,12 @@ def load_patches(
             make_phantoms(
                 Path(folder) / "p", cases=limit // 2, channels=shape[0], kind=_PHANTOMS[shape[0]]
             )
-        found = find_volumes(Path(folder) / "p" if volumes is None else volumes)
-        found = found[: max(1, limit // 2)]
-        each = -(-limit // len(found))
-        patches = [p for v in found for p in _cut(_read(bundle, inference, v, shape), shape, each)]
+        files = find_volumes(Path(folder) / "p" if volumes is None else volumes)
+        files = files[: max(1, limit // 2)]
+        each = -(-limit // len(files))
+        patches = [p for f in files for p in _cut(_read(bundle, inference, f, shape), shape, each)]
     kind = "phantom" if volumes is None else "real"
-    return Patches(_batches(patches), f"{len(patches)} patches of {len(found)} {kind} volumes")
+    return Patches(_batches(patches), f"{len(patches)} patches of {len(files)} {kind} volumes")
 
 
 def cut_batches(images: Sequence[Tensor], shape: tuple[int, ...], limit: int) -> list[Tensor]:

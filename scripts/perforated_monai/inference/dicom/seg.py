@@ -55,7 +55,7 @@ def write_seg(
     for k, value in enumerate(names):
         frames[..., k] = (labels == value).transpose(2, 1, 0)
     with without_warnings():
-        found = hd.seg.Segmentation(
+        segmentation = hd.seg.Segmentation(
             source_images=[s.header for s in slices],
             pixel_array=frames,
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
@@ -71,7 +71,7 @@ def write_seg(
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as temporary:
-            found.save_as(temporary)
+            segmentation.save_as(temporary)
 
 
 def _property(hd: Any, codes: Any, name: str) -> Any:

@@ -51,7 +51,7 @@ def read_series(
 
 def _headers(files: Sequence[Path], pydicom: Any, anonymous: bool) -> list[Slice]:
     """DICOM files with pixels, by path. A damaged one is refused; other kinds are passed over."""
-    found = []
+    slices = []
     for number, path in enumerate(sorted(files), start=1):
         name = f"file {number} of {len(files)}" if anonymous else path.name
         marked = _is_marked(path, name)
@@ -66,11 +66,11 @@ def _headers(files: Sequence[Path], pydicom: Any, anonymous: bool) -> list[Slice
             msg = f"{name} does not read as DICOM ({kind}): a slice may be lost. Restore it."
             raise UserError(msg) from None
         if "Rows" in header:
-            found.append(Slice(path, name, header))
-    if not found:
+            slices.append(Slice(path, name, header))
+    if not slices:
         msg = "the folder holds no DICOM image. Give the folder of a series."
         raise UserError(msg)
-    return found
+    return slices
 
 
 def _is_marked(path: Path, name: str) -> bool:

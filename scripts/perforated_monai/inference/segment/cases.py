@@ -182,20 +182,20 @@ def _row_case(path: Path, name: str, files: list[str]) -> Case:
     if not files:
         msg = f"{path} has a row without a file. Name one file a channel."
         raise UserError(msg)
-    found = tuple(path.parent / f for f in files)
+    channels = tuple(path.parent / f for f in files)
     first = PurePath(files[0])
     inside = not first.is_absolute() and ".." not in first.parts
     relative = PurePath(name) if name else first if inside else PurePath(first.name)
     if relative.is_absolute() or ".." in relative.parts or not relative.name:
         msg = f"{path}: a case name must be a relative path without '..'; got {name!r}."
         raise UserError(msg)
-    if found[0].is_dir():
-        inside_folder = tuple(sorted(p for p in found[0].iterdir() if p.is_file()))
+    if channels[0].is_dir():
+        inside_folder = tuple(sorted(p for p in channels[0].iterdir() if p.is_file()))
         return Case(shown(relative), relative.as_posix(), inside_folder, dicom=True)
     case = _file_case(
-        found[0], relative if not name else relative.with_name(relative.name + ".nii")
+        channels[0], relative if not name else relative.with_name(relative.name + ".nii")
     )
-    return replace(case, name=shown(relative), files=found)
+    return replace(case, name=shown(relative), files=channels)
 
 
 def _anonymous(case: Case) -> Case:

@@ -35,7 +35,7 @@ class Turns:
 
     @contextlib.contextmanager
     def turn(self, alone: bool = False) -> Iterator[None]:
-        """Wait for a slot, or for all of them; who waits for all is not overtaken."""
+        """Wait for a slot, or for all of them; no later thread overtakes one that waits for all."""
         with self._changed:
             if alone:
                 self._waiting_alone += 1

@@ -56,10 +56,12 @@ def forget_voxels(data: dict[str, Any]) -> None:
 
 def _inverted(probabilities: np.ndarray, prepared: Prepared, pipeline: Pipeline) -> np.ndarray:
     """Probabilities ``(K, x, y, z)`` on the network's grid -> ``(X, Y, Z, K)`` on the input's."""
-    found = pipeline.inverter
+    inverter = pipeline.inverter
     tensor: Any = MetaTensor(torch.as_tensor(probabilities), meta=prepared.data[IMAGE].meta)
-    if found is not None:
-        invert = Invertd(_PROBABILITY, found.transform, found.orig_keys[0], nearest_interp=False)
+    if inverter is not None:
+        invert = Invertd(
+            _PROBABILITY, inverter.transform, inverter.orig_keys[0], nearest_interp=False
+        )
         data: dict[Any, Any] = dict(prepared.data)
         tensor = invert({**data, _PROBABILITY: tensor})[_PROBABILITY]
     return np.moveaxis(_on_grid(tensor, prepared), 0, -1)

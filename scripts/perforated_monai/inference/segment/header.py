@@ -97,10 +97,10 @@ def _check_shape(shape: tuple[int, ...], channels: int | None) -> None:
     if min(shape) < 1:
         msg = f"every dimension must be at least 1; the shape is {shape}. Restore the file."
         raise UserError(msg)
-    found = shape[3] if len(shape) == 4 else 1
-    if channels is not None and found != channels:
+    volumes = shape[3] if len(shape) == 4 else 1
+    if channels is not None and volumes != channels:
         msg = (
-            f"the bundle needs {channels} channel{'s' * (channels > 1)}; the file has {found}, "
+            f"the bundle needs {channels} channel{'s' * (channels > 1)}; the file has {volumes}, "
             f"shape {shape}. Give one volume a channel, in the order of the bundle's channel_def."
         )
         raise UserError(msg)

@@ -99,10 +99,10 @@ def verify_mask(
 
 def remove_leftovers(folder: Path) -> int:
     """Delete temporary files of killed runs; the folder must be locked."""
-    found = [p for p in folder.rglob(".*.tmp") if re.fullmatch(r"\..+\.\d+\.tmp", p.name)]
-    for path in found:
+    leftovers = [p for p in folder.rglob(".*.tmp") if re.fullmatch(r"\..+\.\d+\.tmp", p.name)]
+    for path in leftovers:
         path.unlink(missing_ok=True)
-    return len(found)
+    return len(leftovers)
 
 
 def _image(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from ...errors import UserError
 from ...files import sha256
 from ...networks.agreement import exclusive_labels
 from ...networks.weights import load_weights
+from .bundle_code import bundle_code
 from .window import Windows
 
 IMAGE, PRED = "image", "pred"
@@ -69,9 +69,8 @@ class InferenceBundle:
 
     def pipeline(self) -> Pipeline:
         """A new set of transforms; they hold state while they invert: one set a thread."""
-        parser = ConfigParser(copy.deepcopy(self._config))
-        before = _composed(parser.get_parsed_content("preprocessing"))
-        steps = list(_composed(parser.get_parsed_content("postprocessing")).flatten().transforms)
+        before = _composed(self._parsed("preprocessing"))
+        steps = list(_composed(self._parsed("postprocessing")).flatten().transforms)
         count = 0
         while count < len(steps) and isinstance(steps[count], (Activationsd, AsDiscreted)):
             count += 1
@@ -84,15 +83,13 @@ class InferenceBundle:
 
     def network(self) -> nn.Module:
         """The network with its weights, on the CPU, in evaluation mode."""
-        parser = ConfigParser(copy.deepcopy(self._config))
-        network = parser.get_parsed_content("network_def")
-        return load_weights(network, self.weights, self.weights_sha256).eval()
+        return load_weights(self._parsed("network_def"), self.weights, self.weights_sha256).eval()
 
     def first_width(self) -> int:
         """Output channels of the network's first convolution; 32 where it has none."""
-        network = ConfigParser(copy.deepcopy(self._config)).get_parsed_content("network_def")
         convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-        widths = (m.out_channels for m in network.modules() if isinstance(m, convolutions))
+        modules = self._parsed("network_def").modules()
+        widths = (m.out_channels for m in modules if isinstance(m, convolutions))
         return int(next(widths, 32))
 
     @property
@@ -107,18 +104,23 @@ class InferenceBundle:
 
     def windows(self) -> Windows | None:
         """Sliding windows of the bundle's inferer; None for another kind of inferer."""
-        found = self.inferer
-        if type(found) is not SlidingWindowInferer or found.with_coord:
+        inferer = self.inferer
+        if type(inferer) is not SlidingWindowInferer or inferer.with_coord:
             return None
         return Windows(
-            roi_size=ensure_tuple_rep(found.roi_size, 3),
-            sw_batch_size=found.sw_batch_size,
-            overlap=found.overlap,
-            mode=str(getattr(found.mode, "value", found.mode)),
-            sigma_scale=found.sigma_scale,
-            padding_mode=str(getattr(found.padding_mode, "value", found.padding_mode)),
-            cval=found.cval,
+            roi_size=ensure_tuple_rep(inferer.roi_size, 3),
+            sw_batch_size=inferer.sw_batch_size,
+            overlap=inferer.overlap,
+            mode=str(getattr(inferer.mode, "value", inferer.mode)),
+            sigma_scale=inferer.sigma_scale,
+            padding_mode=str(getattr(inferer.padding_mode, "value", inferer.padding_mode)),
+            cval=inferer.cval,
         )
+
+    def _parsed(self, key: str) -> Any:
+        """A new object of the configuration."""
+        with bundle_code(self.folder):
+            return ConfigParser(copy.deepcopy(self._config)).get_parsed_content(key)
 
 
 def load_bundle(folder: str | Path, overlap: float | None = None) -> InferenceBundle:
@@ -143,7 +145,8 @@ def load_bundle(folder: str | Path, overlap: float | None = None) -> InferenceBu
     postfix = _without_files(config, folder)
     _prepare(config, folder, overlap)
     image, pred = _formats(metadata, folder)
-    parser = ConfigParser(copy.deepcopy(config))
+    with bundle_code(folder):
+        inferer = ConfigParser(copy.deepcopy(config)).get_parsed_content("inferer")
     segment = metadata.get("segment", {})
     merged = metadata["network_data_format"].get("post_processed_outputs", {}).get(PRED)
     return InferenceBundle(
@@ -153,7 +156,7 @@ def load_bundle(folder: str | Path, overlap: float | None = None) -> InferenceBu
         outputs=int(pred["num_channels"]),
         labels=_labels(merged or pred, 1),
         channel_names=_labels(pred, 0),
-        inferer=parser.get_parsed_content("inferer"),
+        inferer=inferer,
         amp=bool(config.get("evaluator", {}).get("amp", False)),
         postfix=postfix,
         weights_sha256=sha256(weights.read_bytes()),
@@ -170,7 +173,7 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
     path = folder / "configs" / name
     try:
         text = path.read_text(encoding="utf-8")
-        found = json.loads(text) if path.suffix == ".json" else read_config(path)
+        content = json.loads(text) if path.suffix == ".json" else read_config(path)
     except OSError as error:
         msg = f"{folder} is no bundle: configs/{name} cannot be read ({error.strerror}). Name one."
         raise UserError(msg) from None
@@ -178,10 +181,10 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
         msg = f"{path} is not JSON: {error}. Restore it."
         raise UserError(msg) from None
     for key in ("preprocessing", "postprocessing", "inferer", "network_def"):
-        if name != "metadata.json" and not found.get(key):
+        if name != "metadata.json" and not content.get(key):
             msg = f"{path} must have {key}. Take the file from the bundle's source, or export it."
             raise UserError(msg)
-    return found
+    return content
 
 
 def _without_files(config: dict[str, Any], folder: Path) -> str:
@@ -215,8 +218,6 @@ def _steps(config: dict[str, Any], key: str, folder: Path) -> list[dict[str, Any
 def _prepare(config: dict[str, Any], folder: Path, overlap: float | None) -> None:
     config["bundle_root"] = str(folder)
     config["device"] = "$torch.device('cpu')"
-    if str(folder) not in sys.path:  # bundles may bring code of their own; monai.bundle does it too
-        sys.path.append(str(folder))
     if overlap is not None:
         if not 0 <= overlap < 1:
             msg = f"overlap must be at least 0 and below 1; got {overlap}."

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar with case, rate and time left, and a closing table."""
+"""What a person sees of a run: a bar, or in a log file a line a case, and a closing table."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ _WIDTH = 120  # of the table where there is no terminal
 class Report:
     """Progress on stderr, the closing table on stdout.
 
+    On a terminal a bar shows case, rate and time left; in a log file each case is one line.
+
     Args:
         cases: how many there are.
         enabled: False shows nothing.
@@ -29,8 +31,14 @@ class Report:
 
     def __init__(self, cases: int, enabled: bool = True, anonymous: bool = False) -> None:
         self.enabled, self.anonymous = enabled, anonymous
+        self._cases, self._done = cases, 0
+        self._terminal = enabled and sys.stderr.isatty()
         self._bar: Any = tqdm(
-            total=cases, unit="case", disable=not enabled, dynamic_ncols=True, file=sys.stderr
+            total=cases,
+            unit="case",
+            disable=not self._terminal,
+            dynamic_ncols=True,
+            file=sys.stderr,
         )
 
     def __enter__(self) -> Report:
@@ -57,12 +65,14 @@ class Report:
     def done(self, row: Row, kept: bool = False) -> None:
         """A case has ended."""
         self._bar.update()
-        if kept or not self.enabled:
-            return
+        self._done += 1
+        count = "" if self._terminal else f"{self._done}/{self._cases} "
         if row["status"] == FAILED:
-            self._bar.write(f"FAILED {row['case']}: {row['reason']}", file=sys.stderr)
-        for note in row.get("notes", []):
-            self._bar.write(f"{row['case']}: {note}", file=sys.stderr)
+            self.say(f"{count}FAILED {row['case']}: {row['reason']}")
+        elif count:
+            self.say(f"{count}{row['case']}: {'kept from before' if kept else row['status']}")
+        for note in () if kept else row.get("notes", []):
+            self.say(f"{row['case']}: {note}")
 
     def closing(self, rows: list[Row], kept: int, output: Path) -> None:
         """Table of up to 30 cases (of the failed ones where there are more), and the sums."""
