@@ -36,7 +36,7 @@ class Finding:
         file: path relative to the folder that was checked, with forward slashes; empty for the
             folder itself.
         message: what must hold.
-        value: what was found.
+        value: what is there instead.
         cure: what to do.
     """
 

@@ -27,8 +27,7 @@ from monai.transforms import (
 from helpers.harness import same_run, train
 from helpers.msd import image_of, label_of, save
 from perforated_monai import CaseDataset, UserError
-from perforated_monai.data.cache import DiskCache
-from perforated_monai.data.fingerprint import transform_hash
+from perforated_monai.data.cache import DiskCache, transform_hash
 
 KEYS = ["image", "label"]
 SHAPE = (10, 12, 9)
@@ -46,13 +45,13 @@ def steps(pad: int = 16, spacing: float = 1.5) -> list:
 
 @pytest.fixture
 def cases(tmp_path) -> list[dict]:
-    found = []
+    listed = []
     for k in range(3):
         entry = {key: str(tmp_path / key / f"case_{k}.nii.gz") for key in KEYS}
         save(Path(entry["image"]), image_of(k, SHAPE), np.diag([1, 2, 1.5, 1]))
         save(Path(entry["label"]), label_of(k, SHAPE), np.diag([1, 2, 1.5, 1]))
-        found.append({**entry, "case": f"case_{k}"})
-    return found
+        listed.append({**entry, "case": f"case_{k}"})
+    return listed
 
 
 MADE: list[str] = []  # cases that were transformed

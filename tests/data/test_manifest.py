@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from helpers.msd import fill
 from perforated_monai.data.manifest import load_manifest
 from perforated_monai.data.prepare import write_manifest
-from perforated_monai.data.split import kfold
+from perforated_monai.data.splits import kfold
 from perforated_monai.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -16,8 +16,7 @@ from perforated_monai.data.manifest import load_manifest
 from perforated_monai.data.phantoms import make_phantoms
 from perforated_monai.data.prepare import describe, download, write_manifest
 from perforated_monai.data.schema import FOLDS
-from perforated_monai.data.split import kfold
-from perforated_monai.data.splits import resolve
+from perforated_monai.data.splits import kfold, resolve
 from perforated_monai.errors import UserError
 
 

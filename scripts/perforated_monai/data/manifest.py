@@ -28,7 +28,7 @@ class Manifest:
         spacing_mm: expected voxel spacing (x, y, z) in mm; None where it differs between cases.
         cases: id -> sha256 of the uncompressed NIfTI bytes of its "image" and "label" and, under
             "image_crc32" and "label_crc32", CRC-32 of the files as they lie on disk; None where
-            they were not measured. Empty: the ids come from the folder, see `from_folder.resolve`.
+            they were not measured. Empty: the ids come from the folder, see `splits.resolve`.
         test: ids of the held-out part.
         folds: five lists of validation ids, together the cases outside `test`.
     """

@@ -22,7 +22,7 @@ from .splits import describe_folder, resolve, split_folder
 def write_manifest(root: str | Path, out: str | Path, name: str, test: bool = True) -> Manifest:
     """Make the manifest of a folder in MSD layout and write it to `out`, whole or not at all.
 
-    The split follows `from_folder.split_folder`. Channels, labels, licence and citation come from
+    The split follows `splits.split_folder`. Channels, labels, licence and citation come from
     the folder's `dataset.json`, when it has one.
 
     Raises:
@@ -94,16 +94,18 @@ def download(manifest: Manifest, root: str | Path) -> Path:
 
 
 def _checksums(audit: Audit) -> dict[str, Checksums | None]:
-    found: dict[str, Checksums | None] = {}
+    sums: dict[str, Checksums | None] = {}
     for case, (image, label) in audit.pairs.items():
-        assert image.content is not None and label.content is not None  # else it were an error
-        found[case] = {
+        assert (
+            image.content is not None and label.content is not None
+        )  # else check would have refused it
+        sums[case] = {
             "image": image.content.sha256,
             "label": label.content.sha256,
             PACKED["image"]: image.content.crc32,
             PACKED["label"]: label.content.crc32,
         }
-    return found
+    return sums
 
 
 def _measured(audit: Audit) -> dict[str, Any]:

@@ -47,15 +47,15 @@ class LabelRegionsd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Split each entry."""
-        found = dict(data)
-        for key in self.key_iterator(found):
-            label = found[key]
+        result = dict(data)
+        for key in self.key_iterator(result):
+            label = result[key]
             if label.shape[0] != 1:
                 msg = f"{key} must have one channel of label values; got {label.shape[0]}."
                 raise UserError(msg)
             split = split_regions(torch.as_tensor(label).as_subclass(Tensor), self.regions)
-            found[key] = convert_to_dst_type(split, label, dtype=torch.float32)[0]
-        return found
+            result[key] = convert_to_dst_type(split, label, dtype=torch.float32)[0]
+        return result
 
 
 def split_regions(label: Tensor, regions: Sequence[Sequence[int]]) -> Tensor:

@@ -50,14 +50,14 @@ _TYPES: dict[str, Any] = {
 
 def broken(data: dict[str, Any]) -> list[str]:
     """Rules of the schema that the content of a file breaks, one sentence each."""
-    found = [f"has the unknown key {key!r}" for key in data if key not in _TYPES]
+    problems = [f"has the unknown key {key!r}" for key in data if key not in _TYPES]
     for key, kind in _TYPES.items():
         if key not in data:
-            found.append(f"lacks the key {key!r}")
+            problems.append(f"lacks the key {key!r}")
         elif not isinstance(data[key], kind):
             kind = getattr(kind, "__name__", kind)
-            found.append(f"must have a value of type {kind} under {key!r}; got {data[key]!r}")
-    return found or list(_broken_content(data))
+            problems.append(f"must have a value of type {kind} under {key!r}; got {data[key]!r}")
+    return problems or list(_broken_content(data))
 
 
 def _broken_content(data: dict[str, Any]) -> Iterator[str]:

@@ -1,16 +1,18 @@
-"""A manifest from a folder: what its `dataset.json` declares, and the split of its volumes."""
+"""The split of a dataset folder into folds and a test part, by the rule of nnU-Net."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from ..errors import UserError
 from .layout import case_ids, dataset_root, suffix_of, volumes
 from .manifest import Checksums, Manifest, load_manifest, refuse
 from .schema import FOLDS, Layout
-from .split import kfold
 
 FEWEST_WITH_TEST = 10
 
@@ -105,8 +107,32 @@ def describe_folder(root: Path, name: str) -> Manifest:
 
 def _suffix(root: Path) -> str:
     folders = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
-    found = {suffix_of(path.name) for name in folders for path in volumes(root / name)}
-    if len(found) > 1:
+    suffixes = {suffix_of(path.name) for name in folders for path in volumes(root / name)}
+    if len(suffixes) > 1:
         msg = f"{root} must hold .nii.gz or .nii files, not both. Compress all of them with gzip."
         raise UserError(msg)
-    return found.pop() if found else ".nii.gz"
+    return suffixes.pop() if suffixes else ".nii.gz"
+
+
+SEED = 12345
+
+
+def kfold(ids: Iterable[str], folds: int = FOLDS, seed: int = SEED) -> list[list[str]]:
+    """Validation ids of each fold, sorted, by nnU-Net's rule.
+
+    The rule is scikit-learn's `KFold(folds, shuffle=True, random_state=seed)` over the sorted ids
+    (nnunetv2/utilities/crossval_split.py): the first `n % folds` folds hold one case more.
+
+    Raises:
+        UserError: fewer ids than folds, or an id twice.
+    """
+    ordered = sorted(ids)
+    if len(ordered) < folds or len(set(ordered)) < len(ordered):
+        msg = (
+            f"{folds} folds need at least {folds} cases with distinct ids; got {len(ordered)} ids, "
+            f"{len(set(ordered))} of them distinct. Add labelled cases."
+        )
+        raise UserError(msg)
+    order = np.arange(len(ordered))
+    np.random.RandomState(seed).shuffle(order)
+    return [sorted(ordered[i] for i in chunk) for chunk in np.array_split(order, folds)]

@@ -1,4 +1,4 @@
-"""``check_dataset``: read every volume of a dataset once and run every rule on what was found."""
+"""``check_dataset``: read every volume of a dataset once and run every rule on it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ DATASET_RULES: tuple[Rule, ...] = (
 
 @dataclass
 class Audit:
-    """What `check_dataset` found.
+    """The result of `check_dataset`.
 
     Attributes:
         root: dataset folder.

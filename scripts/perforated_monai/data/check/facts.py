@@ -11,7 +11,7 @@ from .volume import MAX_VOXELS, Volume
 
 @dataclass
 class Facts:
-    """The manifest, the limits, and what was found of the cases.
+    """The manifest, the limits, and what was read of the cases.
 
     Attributes:
         root: dataset folder, resolved.

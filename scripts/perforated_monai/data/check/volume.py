@@ -28,7 +28,7 @@ _DAMAGE = (OSError, EOFError, zlib.error)
 
 
 class Unreadable(Exception):
-    """What stopped the reading of a file: the rule it breaks and the value found."""
+    """What stopped the reading of a file: the rule it breaks and the value that breaks it."""
 
     def __init__(self, rule: str, value: object) -> None:
         super().__init__(f"{rule}: {value}")
