@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from perforated_monai.training.dice_plot import dice_axes
-from perforated_monai.training.run_handler import read_history
+from perforated_monai.training.run_folder import RunFolder
 
 RUNS = {
     "full_plain": "full, plain",
@@ -33,7 +33,9 @@ def main() -> None:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--write", type=Path, required=True)
     arguments = parser.parse_args()
-    found = {n: read_history(arguments.runs / n) for n in RUNS if (arguments.runs / n).is_dir()}
+    found = {
+        n: RunFolder(arguments.runs / n).history() for n in RUNS if (arguments.runs / n).is_dir()
+    }
     print(table(found))
     draw(found, arguments.write / "dice_curves.png")
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from perforated_monai import UserError, build_network
 from perforated_monai.commands import demo
 from perforated_monai.training import dice_plot as plots
-from perforated_monai.training.run_handler import read_history
+from perforated_monai.training.run_folder import RunFolder
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / demo.BUNDLE
 
@@ -230,7 +230,7 @@ def test_the_demo_from_end_to_end(tmp_path: Path) -> None:
 
 def assert_fair(grown: Path, plain: Path) -> None:
     """Both runs trained as long, from the same weights, and differ by the overlay alone."""
-    first, second = read_history(grown), read_history(plain)
+    first, second = RunFolder(grown).history(), RunFolder(plain).history()
     assert [e["epoch"] for e in second if e["event"] == "epoch"] == [
         e["epoch"] for e in first if e["event"] == "epoch"
     ]

@@ -23,7 +23,7 @@ from ..data.prepare import write_manifest
 from ..errors import UserError
 from ..export.into_bundle import export_run
 from ..files import atomic, write_json
-from ..training.run_handler import read_history
+from ..training.run_folder import RunFolder
 
 BUNDLE = "hippocampus_mri_dendritic"
 CASES, HELD_OUT, SEED, EPOCHS = 24, 4, 0, 40
@@ -161,7 +161,7 @@ def _train(out: Path, name: str, overlays: list[str], settings: dict[str, Any]) 
     paths = {"dataset_dir": data, "manifest": data / "manifest.json", "output_dir": run}
     configs = ["train.json", "compressed.yaml", *overlays]
     _bundle_run(out, name, configs, {**paths, **SETTINGS, **settings})
-    return read_history(run)
+    return RunFolder(run).history()
 
 
 def _bundle_run(out: Path, name: str, configs: list[str], settings: dict[str, Any]) -> None:
@@ -227,7 +227,8 @@ def _report(out: Path, facts: dict[str, Any], classes: list[str]) -> None:
     folder = os.path.relpath(out)
     _say(_FILES.format(out=folder, bundle=f"{BUNDLE}/", seconds=facts["seconds"]))
     if not facts["integrated_dendrite_sets"]:
-        why = f"see reject and complete in {folder}/runs/with_dendrites/history.jsonl"
+        history = RunFolder(Path(folder, "runs", "with_dendrites")).history_file
+        why = f"see reject and complete in {history}"
         print(f"No dendrite was integrated: Dice did not rise enough; {why}.", file=sys.stderr)
     _say(f"integrated_dendrite_sets={facts['integrated_dendrite_sets']}")
 

@@ -14,7 +14,6 @@ from .config import DendriteConfig
 from .kinds import SETTINGS
 
 FORMAT = 1
-FILE = "layers.json"
 
 
 def costs_of(network: nn.Module, names: list[str], config: DendriteConfig) -> dict[str, int]:

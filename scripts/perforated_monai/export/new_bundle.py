@@ -22,6 +22,7 @@ from ..inference.patches import Patches, load_patches, noise_patches
 from ..networks import agreement as parity
 from ..networks.build import build_network
 from ..networks.weights import tensor_bytes
+from ..training.run_folder import RunFolder
 from .into_bundle import (
     definition_of,
     eval_metrics,
@@ -163,7 +164,7 @@ def _copy(source: Path, stage: Path) -> None:
 
     def ignored(folder: str, names: list[str]) -> set[str]:
         found = shutil.ignore_patterns(*_SKIPPED)(folder, names)
-        found |= {n for n in names if (Path(folder) / n / "history.jsonl").is_file()}  # runs
+        found |= {n for n in names if RunFolder(Path(folder) / n).history_file.is_file()}
         if Path(folder) == source / "models":
             found |= {n for n in names if n.startswith(("model.", "model_")) or n in _OF_NETWORK}
         return found

@@ -53,11 +53,13 @@ def trained_outputs(trained: Trained, patches: Patches, metadata: dict[str, Any]
             found = parity.outputs(trained.network, patches.batches)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        msg = f"The network of {trained.run} does not take the input of metadata.json: {reason}"
+        msg = (
+            f"The network of {trained.run.path} does not take the input of metadata.json: {reason}"
+        )
         raise UserError(msg) from None
     if found[0].size(1) != channels:
         msg = (
-            f"The network of {trained.run} gives {found[0].size(1)} channels; metadata.json of the "
+            f"The network of {trained.run.path} gives {found[0].size(1)} channels; metadata.json of the "
             f"bundle says {channels}. Export it into its own bundle."
         )
         raise UserError(msg)
@@ -69,7 +71,7 @@ def refuse_difference(trained: Trained, difference: dict[str, float]) -> None:
     if difference["relative"] > LARGEST_DIFFERENCE:
         msg = (
             f"The exported network's outputs differ from the trained network's by "
-            f"{difference['max_abs_difference']:.2e} ({trained.run}). Nothing was written."
+            f"{difference['max_abs_difference']:.2e} ({trained.run.path}). Nothing was written."
         )
         raise UserError(msg)
 

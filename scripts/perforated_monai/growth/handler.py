@@ -103,7 +103,7 @@ class DendriteHandler:
                 raise UserError(msg)
             self.frozen = FrozenBase(run.network)
         self.tracker = Tracker(
-            run.network, self.config, run.folder / "tracker", seed=run.seed, writes=run.is_main
+            run.network, self.config, run.folder.tracker, seed=run.seed, writes=run.is_main
         )
         self.choice = LayerChoice(run, self.tracker, self.config)
         self.tracker.open()

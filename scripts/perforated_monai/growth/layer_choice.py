@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..dendrites.config import DendriteConfig
-from ..dendrites.ranking import FILE, choose_layers, costs_of, growing
+from ..dendrites.ranking import choose_layers, costs_of, growing
 from ..dendrites.wrapped import unwrapped
 from ..files import atomic, write_json
 from ..training.run_handler import RunHandler
@@ -72,7 +72,8 @@ class LayerChoice:
         self._rename_best([n for n in names if n not in chosen])
         added = record["added_parameters"]
         self.run.log("choose", layers=chosen, of=len(names), added_parameters=added)
-        self.run.say(f"{len(chosen)} of {len(names)} layers are chosen to grow, see {FILE}")
+        file = self.run.folder.layers_file.name
+        self.run.say(f"{len(chosen)} of {len(names)} layers are chosen to grow, see {file}")
 
     def follow(self, record: dict[str, Any] | None) -> None:
         """Take over a choice: that of rank 0; the network's weights come afterwards."""
@@ -98,12 +99,12 @@ class LayerChoice:
     def _write(self) -> None:
         """``layers.json``, and ``layers.png`` where matplotlib is there."""
         assert self.record is not None
-        write_json(self.run.folder / FILE, self.record)
+        write_json(self.run.folder.layers_file, self.record)
         try:
             from .layer_picture import draw_layers
         except ImportError:
             return
-        with atomic(self.run.folder / "layers.png") as temporary:
+        with atomic(self.run.folder.layers_picture) as temporary:
             draw_layers(self.record, temporary)
 
     def _rename_best(self, left: list[str]) -> None:

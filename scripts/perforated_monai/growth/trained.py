@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -19,8 +18,8 @@ from ..errors import UserError
 from ..networks.build import base_spec, build_network
 from ..networks.fold import fold
 from ..networks.surgery import dendrites_entry
-from ..training.checkpoints import load_hashed
 from ..training.definition import _definition
+from ..training.run_folder import RunFolder
 from .to_plain import make_plain
 
 
@@ -33,7 +32,7 @@ class Trained:
     which the bundle defines its network; ``from_overlay``: of someone else's bundle.
     """
 
-    run: Path
+    run: RunFolder
     network: nn.Module
     base: dict[str, Any]
     best: dict[str, Any]
@@ -62,9 +61,8 @@ class Trained:
 
     def record(self) -> dict[str, Any]:
         """What ``network.json`` says about the training."""
-        provenance = json.loads((self.run / "config.json").read_text())
-        lines = (self.run / "history.jsonl").read_text().splitlines()
-        events = [json.loads(line) for line in lines]
+        made = self.run.provenance()
+        events = self.run.history()
         growth = self.best["growth"]
         return {
             "best_epoch": self.best["epoch"],
@@ -73,11 +71,11 @@ class Trained:
             "validation_dice_per_class": self.best["dice_per_class"],
             "structure_history": [e for e in events if e["event"] in ("grow", "accept", "reject")],
             "dendrites": growth["config"] if growth else None,
-            "versions": provenance["versions"],
-            "manifest_sha256": provenance["manifest_sha256"],
-            "generator": provenance.get("generator"),
-            "fold": provenance["config"].get("fold"),
-            "seed": provenance["config"].get("seed"),
+            "versions": made.versions,
+            "manifest_sha256": made.manifest_sha256,
+            "generator": made.generator,
+            "fold": made.config.get("fold"),
+            "seed": made.config.get("seed"),
         }
 
 
@@ -88,27 +86,20 @@ def load_trained(run: str | Path) -> Trained:
         UserError: for a folder of something else, a run without a validation, a damaged or foreign
             checkpoint.
     """
-    run = Path(run)
-    if not (run / "config.json").is_file():
-        msg = f"{run} is no run folder: it has no config.json. Give the output_dir of a training."
-        raise UserError(msg)
-    if not (run / "checkpoints" / "best.pt").is_file():
+    folder = RunFolder(run)
+    config = folder.provenance().config
+    best = folder.checkpoints.load_best()
+    if best is None:
         msg = f"{run} never reached a validation: it has no checkpoints/best.pt. Train on."
         raise UserError(msg)
-    try:
-        config = json.loads((run / "config.json").read_text())["config"]
-    except (ValueError, KeyError) as error:
-        msg = f"{run / 'config.json'} is damaged ({type(error).__name__}). Train anew."
-        raise UserError(msg) from None
-    best = load_hashed(run / "checkpoints" / "best.pt")
     definition = str(config.get("perforated_overlay", {}).get("network_def", "network_def"))
     base = base_spec(_definition(config, definition))
     network = build_network({"format": 1, "base": base, "dendrites": {}})
     if best["growth"] is None:
-        _load_plain(network, best["network"], run)
+        _load_plain(network, best["network"], folder.path)
     else:
-        _load_grown(network, best, run)
-    return Trained(run, network.eval(), base, best, definition, "perforated_overlay" in config)
+        _load_grown(network, best, folder.path)
+    return Trained(folder, network.eval(), base, best, definition, "perforated_overlay" in config)
 
 
 def _load_plain(network: nn.Module, state: dict[str, Any], run: Path) -> None:

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ..training.run_folder import RunFolder
+
 # In the order in which a seed's trials run: what others follow comes first.
 ARMS = ("dendrites", "dendrites_init", "base", "base_long", "wide", "wide_flops", "branch")
 # Arms that read what the arm `dendrites` of the same network, fold and seed did.
@@ -130,8 +132,7 @@ class Leader:
 
     def __init__(self, folder: Path) -> None:
         result = json.loads((folder / "result.json").read_text())
-        lines = (folder / "history.jsonl").read_text().splitlines()
-        events = [json.loads(line) for line in lines]
+        events = RunFolder(folder).history()
         self.grow_epochs = [int(e["epoch"]) for e in events if e["event"] == "grow"]
         self.settle_epochs = [int(e["epoch"]) for e in events if e["event"] == "settle"]
         choices = [e["layers"] for e in events if e["event"] == "choose"]

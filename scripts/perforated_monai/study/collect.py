@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from ..training.run_folder import RunFolder
 from . import results
 from .statistics import Comparison, Interval, compare, t_interval
 from .study_file import Study
@@ -150,8 +150,7 @@ class Collected:
         folder = self.places.kept(source)
         cell.results[trial] = found
         cell.cases[trial] = _cases(folder / "cases.csv")
-        lines = (folder / "history.jsonl").read_text().splitlines()
-        cell.history[trial] = [json.loads(line) for line in lines]
+        cell.history[trial] = RunFolder(folder).history()
 
 
 def _cases(file: Any) -> dict[str, dict[str, float]]:

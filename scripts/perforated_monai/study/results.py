@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import write_json, write_text
+from ..training.run_folder import RunFolder
 from .study_file import FORMAT, Study
 from .trial import Places, Trial
 
@@ -81,11 +82,12 @@ def keep(study: Study, trial: Trial, places: Places, energy: float | None, commi
     """Copy what is small out of a finished run folder; ``result.json`` comes last."""
     run, kept = places.run(trial), places.kept(trial)
     kept.mkdir(parents=True, exist_ok=True)
-    for name in ("cases.csv", "history.jsonl", "worst.npz"):
+    shutil.copyfile(RunFolder(run).history_file, RunFolder(kept).history_file)
+    for name in ("cases.csv", "worst.npz"):
         shutil.copyfile(run / name, kept / name)
     made = json.loads((run / "config.json").read_text())
     _write_compact(kept / "config.json", without_paths(made))
-    events = [json.loads(x) for x in (run / "history.jsonl").read_text().splitlines()]
+    events = RunFolder(run).history()
     epochs = [e for e in events if e["event"] == "epoch"]
     end = next(e for e in events if e["event"] == "complete")
     result = {

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from ..errors import UserError
 from ..files import write_json
+from ..training.run_folder import RunFolder
 from . import results
 from .arms import ARMS, DEPENDENT, Leader
 from .energy import EnergyMeter
@@ -188,7 +189,7 @@ class StudyRunner:
         file = run / "trial.json"
         write_json(file, content)
         shutil.copyfile(file, self.places.kept(trial) / "trial.json")
-        if _trained(run):
+        if RunFolder(run).finished:
             file = run / "only_test.json"
             write_json(file, only_test(content))
         words = command(self.study, trial, self.places, file)
@@ -206,11 +207,6 @@ class StudyRunner:
         self._tried[trial] = reason
         results.keep_failure(self.study, trial, self.places, reason)
         self.say(f"{trial.id}: failed: {reason}")
-
-
-def _trained(run: Path) -> bool:
-    history = run / "history.jsonl"
-    return history.exists() and '"event": "complete"' in history.read_text()
 
 
 def _summary(result: dict[str, Any]) -> str:

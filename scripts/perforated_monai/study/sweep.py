@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ..errors import UserError
 from ..files import write_json
+from ..training.run_folder import RunFolder
 from . import results
 from .energy import EnergyMeter
 from .process import last_line, start
@@ -189,8 +190,7 @@ class Sweeper:
         write_json(file, content)
         write_json(self.places.kept(trial) / "trial.json", content)
         write_json(self.places.kept(trial) / CHOSEN, values)
-        history = run / "history.jsonl"
-        if history.exists() and '"event": "complete"' in history.read_text():
+        if RunFolder(run).finished:
             file = run / "only_test.json"
             write_json(file, only_test(content))
         meter = EnergyMeter()
@@ -218,12 +218,11 @@ class Sweeper:
             child.wait()
             RetryHeartbeatStaleTrialCallback()(self.search, self._stored(asked))
             raise _StoppedError
-        history = self.places.run(trial) / "history.jsonl"
-        if not history.exists():
+        run = RunFolder(self.places.run(trial))
+        if not run.history_file.exists():
             return
         best, reported = 0.0, self._stored(asked).intermediate_values
-        for line in history.read_text().splitlines():
-            event = json.loads(line)
+        for event in run.history():
             if event["event"] == "epoch" and event["dice"] is not None:
                 best = max(best, event["dice"])
                 if event["epoch"] not in reported:

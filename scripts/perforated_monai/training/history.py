@@ -1,26 +1,25 @@
-"""``history.jsonl``: one event a line, and the picture of Dice per epoch made from it."""
+"""The history of a run: one event a line, and the picture of Dice per epoch made from it."""
 
 from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 from ..files import atomic
+from .run_folder import RunFolder
 
 
 class History:
     """Events of a run, appended epoch by epoch; TensorBoard scalars beside it where installed.
 
     Args:
-        folder: run folder.
+        folder: the run's.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self.path = self.folder / "history.jsonl"
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder, self.path = folder, folder.history_file
         self._pending: list[dict[str, Any]] = []
         self._board: Any = None
 
@@ -57,18 +56,14 @@ class History:
         if self.size() > size:
             os.truncate(self.path, size)
 
-    def events(self) -> list[dict[str, Any]]:
-        """All events in the file."""
-        return [json.loads(line) for line in self.path.read_text().splitlines()]
-
-    def draw(self, file: Path) -> None:
+    def draw(self) -> None:
         """Draw Dice per epoch with a vertical line at each growth, where matplotlib is there."""
         try:
             from .dice_plot import draw_dice
         except ImportError:
             return
-        with atomic(file) as temporary:
-            draw_dice(self.events(), temporary)
+        with atomic(self.folder.dice_picture) as temporary:
+            draw_dice(self.folder.history(), temporary)
 
     def _to_board(self, event: dict[str, Any]) -> None:
         if event["event"] != "epoch":
@@ -80,7 +75,7 @@ class History:
                 self._board = False
             else:
                 # A resumed run forgets what was shown of epochs after its checkpoint.
-                folder = str(self.folder / "tensorboard")
+                folder = str(self.folder.tensorboard)
                 self._board = SummaryWriter(folder, purge_step=event["epoch"])
         if self._board:
             for name in ("loss", "dice", "dendrite_sets", "parameters"):

@@ -50,6 +50,25 @@ class Provenance:
         """Write as JSON."""
         write_json(file, self.__dict__)
 
+    @classmethod
+    def read(cls, file: Path) -> Provenance:
+        """Read what ``write`` wrote.
+
+        Raises:
+            UserError: for a file that is missing or damaged.
+        """
+        try:
+            stored = json.loads(file.read_text())
+            names = ("config", "versions", "manifest_sha256")
+            return cls(*(stored[name] for name in names), stored.get("generator"))
+        except FileNotFoundError:
+            msg = f"{file.parent} is no run folder: it has no {file.name}. "
+            msg += "Give the output_dir of a training."
+            raise UserError(msg) from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            msg = f"{file} is damaged ({type(error).__name__}). Train anew."
+            raise UserError(msg) from None
+
 
 def provenance(config: dict[str, Any]) -> Provenance:
     """Collect the versions of what computes, and the hash of the manifest the config names."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import random
@@ -15,7 +14,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from ignite.engine import Engine, Events
 from monai.handlers import from_engine
 from torch import Tensor, nn
@@ -24,7 +22,6 @@ from ..errors import UserError
 from ..networks.surgery import count_parameters
 from ..networks.weights import load_start
 from . import distributed
-from .checkpoints import Checkpoints
 from .cpu_memory import keep_freed_memory
 from .definition import refuse_another_definition
 from .federated import refuse_in_federation
@@ -33,6 +30,7 @@ from .optimizer import OptimizerRefresh
 from .progress import Progress
 from .provenance import provenance, refuse_other_config
 from .run_config import config_of_caller
+from .run_folder import RunFolder
 
 _runs: weakref.WeakKeyDictionary[Engine, RunHandler] = weakref.WeakKeyDictionary()
 
@@ -104,19 +102,18 @@ class RunHandler:
         metric: str | None = None,
         progress: bool = True,
     ) -> None:
-        self.folder = Path(output_dir).resolve()
+        self.folder = RunFolder(Path(output_dir).resolve())
         self.evaluator, self.network = evaluator, network
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.seed, self._show = int(seed), progress
         self.start_weights, self.metric = start_weights, metric
         self.config = config_of_caller()
-        self.checkpoints = Checkpoints(self.folder / "checkpoints")
+        self.checkpoints = self.folder.checkpoints
         self.history = History(self.folder)
         self.growth: Growth | None = None
         self.score: float | None = None
         self.best_score, self.best_epoch = -math.inf, 0
         self.is_main = distributed.rank() == 0
-        self._lock = FileLock(self.folder / ".lock")
         self._open = False
         self._old_sigterm: Any = None
 
@@ -180,14 +177,12 @@ class RunHandler:
 
     def _open_folder(self) -> dict[str, Any] | None:
         """Lock the folder and read where the run stands; rank 0 does it for all."""
-        self._take_folder()
+        self.folder.take()
         self._open = True
-        for half in self.folder.rglob(".*.tmp"):  # left by a killed run; nothing else holds them
-            half.unlink()
         saved = self.checkpoints.load_last()
         if saved is None:
             self.history.cut(0)
-            provenance(self.config).write(self.folder / "config.json")
+            provenance(self.config).write(self.folder.config_file)
         else:
             self._refuse_wrong_checkpoint(saved)
         return saved
@@ -198,33 +193,22 @@ class RunHandler:
             self.trainer.network = self.network
             self.trainer.network = distributed.wrap(self.network)
 
-    def _take_folder(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            msg = f"Another run is writing {self.folder}: wait for it or choose another output_dir."
-            raise UserError(msg) from None
-        except OSError as error:
-            msg = f"output_dir {self.folder} cannot be written ({error.strerror}): choose another."
-            raise UserError(msg) from None
-
     def _refuse_wrong_checkpoint(self, saved: dict[str, Any]) -> None:
-        refuse_other_config(self.folder / "config.json", self.config)
+        refuse_other_config(self.folder.config_file, self.config)
         if saved["finished"]:
             msg = (
-                f"{self.folder} holds a finished run of {saved['epoch']} epochs. "
+                f"{self.folder.path} holds a finished run of {saved['epoch']} epochs. "
                 "Choose another output_dir, or remove this one to train again."
             )
             raise UserError(msg)
         if (saved["growth"] is None) != (self.growth is None):
             kind = "without" if saved["growth"] is None else "with"
-            msg = f"{self.folder} holds a run {kind} dendrites: choose another output_dir."
+            msg = f"{self.folder.path} holds a run {kind} dendrites: choose another output_dir."
             raise UserError(msg)
         processes = saved.get("processes", 1)
         if processes != distributed.world():
             msg = (
-                f"{self.folder} holds a run of {processes} process(es), not of "
+                f"{self.folder.path} holds a run of {processes} process(es), not of "
                 f"{distributed.world()}: start as many, or choose another output_dir."
             )
             raise UserError(msg)
@@ -395,10 +379,8 @@ class RunHandler:
             trainer.network = self.network  # without DDP
         if best is None:
             self._close()
-            msg = (
-                f"{self.folder}: the run ended before any validation, so there is no best network."
-            )
-            raise UserError(msg)
+            msg = "the run ended before any validation, so there is no best network."
+            raise UserError(f"{self.folder.path}: {msg}")
         sets = 0 if best["growth"] is None else int(best["growth"]["sets"])
         grown = self.growth is not None
         if self.is_main:
@@ -412,8 +394,8 @@ class RunHandler:
         else:
             self.network.load_state_dict(best["network"], strict=True)
         if self.is_main:
-            self.history.draw(self.folder / "dice.png")
-        self.say(_last_line(best, sets, grown, self.folder))
+            self.history.draw()
+        self.say(_last_line(best, sets, grown, self.folder.path))
         self._close()
 
     def _failed(self, trainer: Any, error: BaseException) -> None:
@@ -436,7 +418,7 @@ class RunHandler:
         if self._old_sigterm is not None:
             signal.signal(signal.SIGTERM, self._old_sigterm)
             self._old_sigterm = None
-        self._lock.release()
+        self.folder.release()
 
 
 def _advice(trainer: Any, error: BaseException) -> str | None:
@@ -480,9 +462,3 @@ def _last_line(best: dict[str, Any], sets: int, grown: bool, folder: Path) -> st
     elif grown:
         result += f"; {sets} dendrite set{'s' if sets > 1 else ''} integrated"
     return f"done: {result}. Run folder: {os.path.relpath(folder)}"
-
-
-def read_history(folder: str | Path) -> list[dict[str, Any]]:
-    """Every event of a run folder's ``history.jsonl``, in order."""
-    text = (Path(folder) / "history.jsonl").read_text()
-    return [json.loads(line) for line in text.splitlines()]

@@ -18,6 +18,7 @@ from ...errors import UserError
 from ...files import hash_of
 from ...networks.build import build_network
 from ...networks.weights import load_weights
+from ...training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def read_subject(text: str) -> Subject:
     name = name or path.resolve().name
     if (path / "models" / "network.json").is_file():
         return _bundle(name, path)
-    if (path / "config.json").is_file():
+    if RunFolder(path).config_file.is_file():
         return _run(name, path)
     msg = (
         f"{folder} must be a bundle with models/network.json or the output_dir of a training; it "
@@ -132,7 +133,7 @@ def _run(name: str, run: Path) -> Subject:
     from ...growth.trained import load_trained, make_spec
 
     trained = load_trained(run)
-    config = json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]
+    config = RunFolder(run).provenance().config
     spec, network = make_spec(trained)
     buffer = io.BytesIO()
     torch.save(network.state_dict(), buffer)

@@ -9,8 +9,9 @@ from pathlib import Path
 from torch import nn
 
 from ...dendrites.config import DendriteConfig
+from ...errors import UserError
 from ...growth.to_plain import make_plain
-from ...training.checkpoints import load_hashed
+from ...training.run_folder import RunFolder
 from . import branch
 
 
@@ -21,7 +22,10 @@ def best_network(network: nn.Module, run: str | Path) -> nn.Module:
         network: the plain network that training started from.
         run: run folder.
     """
-    best = load_hashed(Path(run) / "checkpoints" / "best.pt")
+    best = RunFolder(run).checkpoints.load_best()
+    if best is None:
+        msg = f"{run} never reached a validation: it has no checkpoints/best.pt. Train on."
+        raise UserError(msg)
     growth = best["growth"]
     if growth is None:
         network.load_state_dict(best["network"], strict=True)

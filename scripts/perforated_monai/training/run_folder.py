@@ -1,0 +1,81 @@
+"""``RunFolder``: every file of a training run, by its place and its meaning."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ..errors import UserError
+from .checkpoints import Checkpoints
+from .provenance import Provenance
+
+
+class RunFolder:
+    """The folder of one run: what lies in it, who may write to it, and how it is read.
+
+    Nothing is made by looking; ``take`` makes the folder and locks it for one process.
+
+    Args:
+        path: the run's ``output_dir``.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.json"  # what the run was made from
+        self.history_file = self.path / "history.jsonl"  # one event a line
+        self.checkpoints = Checkpoints(self.path / "checkpoints")
+        self.tensorboard = self.path / "tensorboard"
+        self.tracker = self.path / "tracker"  # perforatedai's own files
+        self.layers_file = self.path / "layers.json"  # which layers were chosen to grow, and why
+        self.layers_picture = self.path / "layers.png"
+        self.dice_picture = self.path / "dice.png"
+        self._lock = FileLock(self.path / ".lock")
+
+    # -- one writer ------------------------------------------------------------------------
+
+    def take(self) -> None:
+        """Make the folder, lock it for this process, and remove what a killed run left half-done.
+
+        Raises:
+            UserError: when another run holds it, or it cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            msg = f"Another run is writing {self.path}: wait for it or choose another output_dir."
+            raise UserError(msg) from None
+        except OSError as error:
+            msg = f"output_dir {self.path} cannot be written ({error.strerror}): choose another."
+            raise UserError(msg) from None
+        for half in self.path.rglob(".*.tmp"):  # nothing else holds them while we hold the lock
+            half.unlink()
+
+    def release(self) -> None:
+        """Let others take the folder; nothing happens where this process does not hold it."""
+        self._lock.release()
+
+    # -- what a reader asks ----------------------------------------------------------------
+
+    def history(self) -> list[dict[str, Any]]:
+        """Every event so far, in order; a line that is only half written is left out."""
+        lines = self.history_file.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the training came to its end."""
+        return self.history_file.is_file() and any(
+            event["event"] == "complete" for event in self.history()
+        )
+
+    def provenance(self) -> Provenance:
+        """Configuration, versions and hashes, as they were written when the run started.
+
+        Raises:
+            UserError: when ``config.json`` is missing or damaged.
+        """
+        return Provenance.read(self.config_file)
