@@ -59,8 +59,8 @@ def trained_outputs(trained: Trained, patches: Patches, metadata: dict[str, Any]
         raise UserError(msg) from None
     if found[0].size(1) != channels:
         msg = (
-            f"The network of {trained.run.path} gives {found[0].size(1)} channels; metadata.json of the "
-            f"bundle says {channels}. Export it into its own bundle."
+            f"The network of {trained.run.path} gives {found[0].size(1)} channels; metadata.json "
+            f"of the bundle says {channels}. Export it into its own bundle."
         )
         raise UserError(msg)
     return found
