@@ -35,7 +35,7 @@ from helpers.share_bundle import (
 )
 from perforated_monai import UserError, build_network
 from perforated_monai.bundle.pack import pack_bundle
-from perforated_monai.bundle.pack.requirements import needs, stamped
+from perforated_monai.bundle.pack.requirements import ALWAYS, KNOWN, PUBLIC_NAMES, needs, stamped
 from perforated_monai.bundle.record import RECORD
 from perforated_monai.bundle.verify import verify
 from perforated_monai.commands.main import main
@@ -209,8 +209,43 @@ def test_needs_follow_from_what_the_config_names():
     assert needs({"x": {"_target_": "ignite.handlers.ProgressBar"}}) - needs({}) == {"tqdm"}
     assert needs({"x": {"_target_": "SwinUNETR"}}) - needs({}) == {"einops"}
     assert "filelock" in needs({"x": {"_target_": "perforated_monai.RunHandler"}})
-    sharing = needs({"x": "perforated_monai.pack", "y": "perforated_monai.verify"})
-    assert "pyyaml" in sharing and "perforatedai" not in sharing
+
+
+IMPORTS_OF_PUBLIC_NAMES = """
+import builtins, importlib, json, sys
+import monai, torch
+from perforated_monai._public import MODULES, NAMES
+
+plain_import, imported, found = builtins.__import__, set(), {}
+
+def spy(name, globals=None, locals=None, fromlist=(), level=0):
+    if level == 0 and (globals or {}).get("__name__", "").startswith("perforated_monai"):
+        imported.add(name.split(".")[0])
+    return plain_import(name, globals, locals, fromlist, level)
+
+builtins.__import__ = spy
+for name in (*NAMES, *MODULES):
+    for module in [m for m in sys.modules if m.split(".")[0] == "perforated_monai"]:
+        del sys.modules[module]
+    imported.clear()
+    vars(getattr(importlib.import_module("perforated_monai"), name))
+    found[name] = sorted(imported - sys.stdlib_module_names - {"perforated_monai"})
+print(json.dumps(found))
+"""
+OF_EVERY_BUNDLE = {"torch", "monai", "numpy"}  # metadata.json has a key for each
+
+
+def test_public_names_need_what_they_import():
+    """The constant, compared with what our modules import in a fresh process."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS_OF_PUBLIC_NAMES], capture_output=True, text=True, check=True
+    )
+    distributions = importlib.metadata.packages_distributions()
+    for name, modules in json.loads(done.stdout.splitlines()[-1]).items():
+        packages = {distributions[m][0].lower() for m in modules if m not in OF_EVERY_BUNDLE}
+        assert packages - {*ALWAYS} == {*PUBLIC_NAMES.get(name, ())}, name
+    assert {*KNOWN} >= {package for packages in PUBLIC_NAMES.values() for package in packages}
+    assert PUBLIC_NAMES.keys() <= perforated_monai._public.NAMES.keys()
 
 
 def test_stamping_keeps_what_it_does_not_know():

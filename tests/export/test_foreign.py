@@ -32,7 +32,7 @@ from helpers.harness import history, in_child, kill_self, refused, same_run
 from helpers.segment_bundle import segment
 from perforated_monai import UserError, build_network, load_weights
 from perforated_monai.bundle.check.run import check_bundle
-from perforated_monai.bundle.overlay import Choices, make_overlay
+from perforated_monai.bundle.overlay.make import Choices, make_overlay
 from perforated_monai.bundle.overlay.parts import Given
 from perforated_monai.bundle.pack import pack_bundle
 from perforated_monai.commands.main import main

@@ -14,7 +14,7 @@ from ignite.engine import Events
 from helpers.foreign_bundles import prostate, train_with_overlay, write_cases
 from helpers.harness import BUNDLE, history, in_child, kill_self, refused, same_run, train, workflow
 from helpers.ranks import on_ranks, two_rank_workflow, values
-from perforated_monai.bundle.overlay import Choices
+from perforated_monai.bundle.overlay.make import Choices
 from perforated_monai.export.delta import export_delta
 from perforated_monai.export.into_bundle import export_run
 from perforated_monai.growth import layer_choice as choosing

@@ -22,7 +22,7 @@ from monai.bundle import ConfigWorkflow
 from monai.networks import nets
 
 from helpers.harness import history
-from perforated_monai.bundle.overlay import Choices, make_overlay
+from perforated_monai.bundle.overlay.make import Choices, make_overlay
 
 FROM_ENGINE = "$monai.handlers.from_engine"
 DEVICE = "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')"

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from monai.bundle import ConfigParser
 
-from perforated_monai.bundle.overlay import Choices, make_overlay
+from perforated_monai.bundle.overlay.make import Choices, make_overlay
 from perforated_monai.bundle.overlay.parts import Given
 
 Change = Callable[[dict[str, Any]], object]

@@ -14,7 +14,7 @@ from torch import nn
 
 from helpers.foreign_bundles import prostate, train_with_overlay, tree_hash, write_cases
 from perforated_monai import UserError, build_network, load_weights
-from perforated_monai.bundle.overlay import Choices
+from perforated_monai.bundle.overlay.make import Choices
 from perforated_monai.commands.main import main
 from perforated_monai.export.delta import export_delta
 from perforated_monai.export.new_bundle import export_to_new_bundle

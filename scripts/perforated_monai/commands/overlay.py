@@ -37,7 +37,7 @@ def overlay(
         evaluator: what validates.
         metric: name of the score to follow; higher must be better.
     """
-    from ..bundle.overlay import Choices, make_overlay
+    from ..bundle.overlay.make import Choices, make_overlay
     from ..bundle.overlay.parts import Given
     from ..inference.formats import as_list
 

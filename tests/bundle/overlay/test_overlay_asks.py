@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from helpers.overlay_reading import OURS, Change, add_handler, overlay
-from perforated_monai.bundle.overlay import Choices, make_overlay
+from perforated_monai.bundle.overlay.make import Choices, make_overlay
 from perforated_monai.bundle.overlay.parts import Given, find_parts
 from perforated_monai.bundle.overlay.train_config import read_train_config
 from perforated_monai.commands.main import main

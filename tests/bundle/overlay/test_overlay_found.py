@@ -11,7 +11,7 @@ import yaml
 
 from helpers.foreign_bundles import brats, prostate, spleen, swin
 from helpers.overlay_reading import OURS, Change, add_handler, merged, overlay
-from perforated_monai.bundle.overlay import Choices, make_overlay
+from perforated_monai.bundle.overlay.make import Choices, make_overlay
 from perforated_monai.bundle.overlay.parts import Given, Parts, find_parts
 from perforated_monai.bundle.overlay.train_config import read_train_config
 from perforated_monai.dendrites.config import DendriteConfig

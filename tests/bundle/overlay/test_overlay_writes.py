@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from helpers.overlay_reading import add_handler, overlay
-from perforated_monai.bundle.overlay import bundle_unchanged, make_overlay, watch_bundle
+from perforated_monai.bundle.overlay.make import make_overlay
+from perforated_monai.bundle.overlay.watch import bundle_unchanged, watch_bundle
 from perforated_monai.errors import UserError
 
 
