@@ -9,7 +9,8 @@ import torch
 from monai.networks.blocks import Convolution, MemoryEfficientSwish, Mish, Swish
 from torch import Tensor, nn
 
-from .layer import DendriticLayer, dendritic_sum
+from .formula import dendritic_sum
+from .layer import DendriticLayer
 
 _PER_CHANNEL = (
     *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UserError
+from .formula import ACTIVATIONS
 from .kind import Kind
 from .kinds import KINDS, SETTINGS, owners
 
-ACTIVATIONS = ("sigmoid", "tanh", "relu", "identity")
 INITIALISATIONS = ("normal", "layer")
 LAYERS = ("all", "auto", "random")
 SWITCH_RULES = ("history", "fixed")

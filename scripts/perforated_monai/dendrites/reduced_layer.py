@@ -18,7 +18,7 @@ from .convolutions import (
     run_layer,
     widened,
 )
-from .layer import dendritic_sum
+from .formula import dendritic_sum, expect_formula
 
 
 class ReducedDendriticLayer(nn.Module):
@@ -44,12 +44,7 @@ class ReducedDendriticLayer(nn.Module):
         self, layer: nn.Module, count: int, one: Dendrite, activation: str = "sigmoid"
     ) -> None:
         super().__init__()
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            msg = f"count must be a whole number >= 1; got {count!r}. For 0 use the plain layer."
-            raise ValueError(msg)
-        if activation not in ("sigmoid", "tanh", "relu", "identity"):
-            msg = f"activation must be sigmoid, tanh, relu or identity; got {activation!r}."
-            raise ValueError(msg)
+        expect_formula(count, activation)
         self.count = count
         self.activation = activation
         self.kind = one.kind

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..dendrites.branches import Dendrite
 from ..dendrites.config import DendriteConfig
-from ..dendrites.layer import activate
+from ..dendrites.formula import activate
 from ..errors import UserError
 
 DRAWS = 4  # dendrites drawn for each layer: one alone may point somewhere by chance

@@ -17,6 +17,7 @@ from ..dendrites.config import DendriteConfig
 from ..errors import UserError
 from ..networks.build import base_spec, build_network
 from ..networks.fold import fold
+from ..networks.spec import plain_spec
 from ..networks.surgery import dendrites_entry
 from ..training.definition import _definition
 from ..training.run_folder import RunFolder
@@ -94,7 +95,7 @@ def load_trained(run: str | Path) -> Trained:
         raise UserError(msg)
     definition = str(config.get("perforated_overlay", {}).get("network_def", "network_def"))
     base = base_spec(_definition(config, definition))
-    network = build_network({"format": 1, "base": base, "dendrites": {}})
+    network = build_network(plain_spec(base))
     if best["growth"] is None:
         _load_plain(network, best["network"], folder.path)
     else:
@@ -144,7 +145,7 @@ def make_spec(trained: Trained) -> tuple[dict[str, Any], nn.Module]:
     plain = copy.deepcopy(trained.network)
     counts = make_plain(plain, trained.activation) if trained.grown else {}
     dendrites = {name: dendrites_entry(plain.get_submodule(name)) for name in counts}
-    spec = {"format": 1, "base": trained.base, "dendrites": dendrites}
+    spec = {**plain_spec(trained.base), "dendrites": dendrites}
     network = build_network(spec)
     network.load_state_dict(plain.state_dict(), strict=True)
     return fold(spec, network.eval())

@@ -16,9 +16,8 @@ from ..dendrites.kinds import SETTINGS, kind_of_entry
 from ..errors import UserError
 from . import catalogue as nets
 from .delta import apply_delta
+from .spec import expect_spec
 from .surgery import add_dendrites, replace_module
-
-FORMAT = 1
 
 
 def build_network(
@@ -47,15 +46,7 @@ def build_network(
         UserError: for an unknown format, network, argument or layer name; for weights or a delta
             of another network than the spec's hashes say.
     """
-    if spec.get("format") != FORMAT:
-        msg = (
-            f"Network spec format must be {FORMAT}; got {spec.get('format')!r}. "
-            "Update perforated-monai to read it."
-        )
-        raise UserError(msg)
-    if not isinstance(spec.get("base"), Mapping):
-        msg = f"Network spec: base must map name and arguments; got {spec.get('base')!r}."
-        raise UserError(msg)
+    expect_spec(spec)
     network = _base(dict(spec["base"]))
     if base_weights is not None or delta is not None:
         return apply_delta(network, spec, base_weights, delta)

@@ -15,6 +15,7 @@ from .build import build_network
 from .catalogue import SparseUNet
 from .cost import count_flops
 from .sparse.branched import INNER, channels_of
+from .spec import plain_spec
 from .surgery import count_parameters, dendrites_entry
 
 Change = Callable[[Tensor], Tensor]
@@ -77,7 +78,7 @@ def without_masks(network: nn.Module) -> nn.Module:
         if isinstance(layer, grown)
     }
     base = {"name": "SparseUNet", **network.arguments}
-    return fold({"format": 1, "base": base, "dendrites": dendrites}, network)[1]
+    return fold({**plain_spec(base), "dendrites": dendrites}, network)[1]
 
 
 def saving(

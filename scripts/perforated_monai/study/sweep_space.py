@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..dendrites.config import ACTIVATIONS, INITIALISATIONS, KINDS
+from ..dendrites.config import INITIALISATIONS
+from ..dendrites.formula import ACTIVATIONS
+from ..dendrites.kinds import KINDS
 from ..errors import UserError
 from .choice import Choice
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import UserError
 from ..networks.build import base_spec, build_network
+from ..networks.spec import plain_spec
 
 
 def refuse_another_definition(config: dict[str, Any], network: nn.Module) -> None:
@@ -26,7 +27,7 @@ def refuse_another_definition(config: dict[str, Any], network: nn.Module) -> Non
     definition = str(config.get("perforated_overlay", {}).get("network_def", "network_def"))
     base = base_spec(_definition(config, definition))
     with torch.random.fork_rng(devices=[]):
-        rebuilt = build_network({"format": 1, "base": base, "dendrites": {}})
+        rebuilt = build_network(plain_spec(base))
     want = {name: tensor.shape for name, tensor in network.state_dict().items()}
     found = {name: tensor.shape for name, tensor in rebuilt.state_dict().items()}
     other = sorted(n for n in want.keys() | found.keys() if want.get(n) != found.get(n))
