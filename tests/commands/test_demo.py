@@ -18,7 +18,8 @@ from rich.console import Console
 
 from perforated_monai import UserError, build_network
 from perforated_monai.commands import demo
-from perforated_monai.training import dice_plot as plots
+from perforated_monai.commands.demo_picture import draw_demo
+from perforated_monai.training.dice_plot import dice_axes
 from perforated_monai.training.run_folder import RunFolder
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / demo.BUNDLE
@@ -110,7 +111,7 @@ def test_each_growth_has_its_vertical_line() -> None:
     events = history([0.2, 0.5, 0.4, 0.6, 0.7], grow_after=2)
     events.append({"event": "grow", "epoch": 4, "sets": 2, "parameters": 300})
     axes = Figure().add_subplot()
-    plots.dice_axes(axes, events, "with dendrites")
+    dice_axes(axes, events, "with dendrites")
     vertical = [
         line for line in axes.lines if len(set(line.get_xdata())) == 1 < len(line.get_xdata())
     ]
@@ -129,7 +130,7 @@ def test_picture_shows_a_wrong_mask_and_survives_an_empty_one(tmp_path: Path) ->
     pictures = set()
     for name, mask in masks.items():
         file = tmp_path / f"{name}.png"
-        plots.draw_demo(file, runs, [image, true, mask], ["Anterior", "Posterior"], "a case")
+        draw_demo(file, runs, [image, true, mask], ["Anterior", "Posterior"], "a case")
         pictures.add(file.read_bytes())
         assert file.read_bytes().startswith(b"\x89PNG")
     assert len(pictures) == len(masks)
@@ -201,9 +202,9 @@ def test_the_demo_from_end_to_end(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "perforated_monai", "demo", "--out", "out"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = re.fullmatch(r"integrated_dendrite_sets=(\d+)", done.stdout.splitlines()[-1])
-    assert found
-    assert int(found[1]) >= 1
+    sets = re.fullmatch(r"integrated_dendrite_sets=(\d+)", done.stdout.splitlines()[-1])
+    assert sets
+    assert int(sets[1]) >= 1
     assert hashes(BUNDLE) == shipped
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     out = tmp_path / "out"
@@ -212,7 +213,7 @@ def test_the_demo_from_end_to_end(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) < 150
 
     assert_fair(out / "runs" / "with_dendrites", out / "runs" / "plain")
-    assert_exported(out / demo.BUNDLE, int(found[1]))
+    assert_exported(out / demo.BUNDLE, int(sets[1]))
     images = sorted((out / "phantoms" / "imagesTs").glob("*.nii.gz"))
     assert len(images) == demo.HELD_OUT
     for path in images:

@@ -22,7 +22,7 @@ PICTURES = 48  # cases on the contact sheet
 
 
 def check_target(
-    target: str, manifest: str, read: str, workers: int, json_file: str, report_file: str
+    target: str, *, manifest: str, read: str, workers: int, json_file: str, report_file: str
 ) -> int:
     """Check a dataset or a bundle, print the findings, write the copies; 1 when one is an error.
 
@@ -66,9 +66,9 @@ def check_target(
 
             write_report(audit, report_file)
     if json_file:
-        found = [finding.to_dict() for finding in findings]
+        listed = [finding.to_dict() for finding in findings]
         write_json(
-            json_file, {"format": 1, **summary, "counts": count(findings), "findings": found}
+            json_file, {"format": 1, **summary, "counts": count(findings), "findings": listed}
         )
     return print_result(findings, counted, time.perf_counter() - start)
 

@@ -120,8 +120,8 @@ def dice_of_masks(masks: Path, labels: Path, values: Sequence[int]) -> dict[str,
     scores = {}
     for path in sorted(labels.glob("*.nii.gz")):
         case = path.name.removesuffix(".nii.gz")
-        true, found = read_voxels(path), read_voxels(masks / f"{case}_seg.nii.gz")
-        pairs = [(true == value, found == value) for value in values]
+        true, predicted = read_voxels(path), read_voxels(masks / f"{case}_seg.nii.gz")
+        pairs = [(true == value, predicted == value) for value in values]
         scores[case] = [float(2 * (a & b).sum() / max(a.sum() + b.sum(), 1)) for a, b in pairs]
     return scores
 
@@ -234,7 +234,7 @@ def _report(out: Path, facts: dict[str, Any], classes: list[str]) -> None:
 
 
 def _draw(out: Path, runs: dict[str, Events], dice: dict[str, list[float]], names: list) -> None:
-    from ..training.dice_plot import draw_demo
+    from .demo_picture import draw_demo  # matplotlib comes with an extra, see _copy_bundle
 
     # The case in the middle: the picture shows neither luck nor bad luck.
     case = sorted(dice, key=lambda c: sum(dice[c]))[len(dice) // 2]

@@ -61,30 +61,3 @@ def overlay(
     )
     print(make_overlay(str(bundle), choices), end="")
     return 0
-
-
-def export_apart(
-    run: str, bundle: str, out: str, delta: str, options: tuple[list[str], str | None, str]
-) -> int:
-    """``export --out`` and ``export --delta``: the bundle stays as it is."""
-    from ..export.delta import export_delta
-    from ..export.new_bundle import export_to_new_bundle
-
-    if out:
-        record = export_to_new_bundle(run, bundle, out, *options)
-        parameters = record["parameters"]
-        grown = parameters["total"] - parameters["base"]
-        print(
-            f"{out}: {record['base']['name']} with {len(record['dendrites'])} dendritic layers, "
-            f"{parameters['total']:,} parameters ({grown:,} of dendrites); max abs difference to "
-            f"the trained network {record['max_abs_difference']:.1e}"
-        )
-    if delta:
-        record = export_delta(run, bundle, delta)
-        sizes = record["bytes"]
-        share = sizes["delta"] / sizes["base"]
-        print(
-            f"{delta}: dendrites.pt, {sizes['delta']:,} bytes, {share:.1%} of the base weights; "
-            "with them it gives the trained network bit for bit"
-        )
-    return 0

@@ -13,7 +13,6 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from tqdm import tqdm
 
 from ...errors import UserError
 from ...files import write_json
@@ -47,7 +46,6 @@ def make_phantoms(
     channels: int | None = None,
     kind: str = "hippocampus",
     test_cases: int = 0,
-    progress: bool = False,
     shape: Shape | None = None,
 ) -> Path:
     """Write a phantom dataset in MSD layout and return its folder.
@@ -64,7 +62,6 @@ def make_phantoms(
         channels: of an image; as the kind has (4 for ``"tumour"``, else 1) when not given.
         kind: ``"hippocampus"``, ``"tumour"`` or ``"ct"``.
         test_cases: labelled held-out volumes.
-        progress: show a bar.
         shape: voxels of a ``"tumour"`` or ``"ct"`` volume; hippocampus crops draw their own.
 
     Raises:
@@ -79,7 +76,7 @@ def make_phantoms(
             return out
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=out) as staging:
-            _fill(Path(staging), description, progress)
+            _fill(Path(staging), description)
             _publish(Path(staging), out)
     except OSError as error:
         msg = (
@@ -180,13 +177,13 @@ def _visible(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if not path.name.startswith(".partial-")]
 
 
-def _fill(folder: Path, description: dict[str, Any], progress: bool) -> None:
+def _fill(folder: Path, description: dict[str, Any]) -> None:
     """Write every case and ``dataset.json``, all of it on the disk when it returns."""
     files = _files(description)
     for image, label in files:
         (folder / image).parent.mkdir(exist_ok=True)
         (folder / label).parent.mkdir(exist_ok=True)
-    for k, (image, label) in enumerate(tqdm(files, desc="phantoms", disable=not progress)):
+    for k, (image, label) in enumerate(files):
         slabs, affine, shape, dtype = _case(k, description["generator"])
         with (
             _volume(folder / image, shape, dtype, affine) as image_file,

@@ -1,0 +1,103 @@
+"""The commands on data: ``phantom``, ``prepare`` and ``check``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import UsageError
+
+
+def phantom(out: str, cases: int = 20, seed: int = 0, channels: int = 1, kind: str = "") -> int:
+    """Write a seeded data set of phantoms with labels, in MSD layout.
+
+    Args:
+        out: folder to write.
+        cases: number of labelled volumes.
+        seed: the same seed gives the same volumes.
+        channels: 1 gives hippocampus-like volumes, 4 brain-tumour-like ones.
+        kind: hippocampus or tumour; by default from the channels.
+    """
+    from ..data.phantoms import make_phantoms
+    from ..data.prepare import write_manifest
+    from ..data.schema import FOLDS
+    from ..data.splits import FEWEST_WITH_TEST
+
+    kind = kind or ("hippocampus" if channels == 1 else "tumour")
+    folder = make_phantoms(Path(str(out)), cases=cases, seed=seed, channels=channels, kind=kind)
+    if cases < FOLDS:
+        print(f"{cases} phantoms in {folder}; a manifest with its {FOLDS} folds needs more")
+        return 0
+    test = cases >= FEWEST_WITH_TEST
+    write_manifest(folder, folder / "manifest.json", "phantom", test=test)
+    print(f"{cases} phantoms and manifest.json in {folder}")
+    return 0
+
+
+def prepare(
+    name: str = "", root: str = "", write: str = "", manifest: str = "", download: bool = False
+) -> int:
+    """Verify a data set against a manifest and print its split, or make a manifest of your own.
+
+    Args:
+        name: a manifest: hippocampus_msd, brain_tumor_msd, spleen_msd, or a file; with --write the
+            name that the new manifest gets.
+        root: folder of the data in MSD layout (imagesTr, labelsTr).
+        write: write a new manifest of the folder into this file.
+        manifest: the same as the name.
+        download: fetch the manifest's archive to the folder first.
+    """
+    from ..data.manifest import load_manifest
+    from ..data.prepare import describe, write_manifest
+    from ..data.prepare import download as fetch
+    from .check import print_findings
+
+    if not root or not (name or manifest or write):
+        msg = "prepare needs --root DIR and a manifest name, or --root DIR --write FILE."
+        raise UsageError(msg)
+    if write:
+        folder = Path(str(root))
+        made = write_manifest(folder, str(write), str(name) or folder.resolve().name)
+        print(describe(made, folder))
+        return 0
+    wanted = load_manifest(str(manifest or name))
+    if download:
+        fetch(wanted, str(root))
+    print(describe(wanted, str(root)))
+    return print_findings(str(root), wanted)
+
+
+def check(
+    target: str = "",
+    manifest: str = "",
+    workers: int = 0,
+    headers: bool = False,
+    json: str = "",
+    report: str = "",
+    list_rules: bool = False,
+) -> int:
+    """List everything that is wrong with a data set or a bundle; exit 1 when any is an error.
+
+    Args:
+        target: folder of a data set in MSD layout, or of a bundle.
+        manifest: name or file; by default manifest.json of the folder, or what is there.
+        workers: threads; by default one a core.
+        headers: read headers only: fast, but damaged voxels stay unseen.
+        json: also write the findings into this file.
+        report: also write a page with pictures into this .html file.
+        list_rules: print the rules instead.
+    """
+    from .check import check_target, print_rules
+
+    if list_rules:
+        return print_rules()
+    if not target:
+        msg = "check needs a folder: a data set in MSD layout or a bundle. --list-rules: the rules."
+        raise UsageError(msg)
+    return check_target(
+        str(target),
+        manifest=str(manifest),
+        read="headers" if headers else "all",
+        workers=workers,
+        json_file=str(json),
+        report_file=str(report),
+    )
