@@ -286,7 +286,7 @@ def test_a_killed_export_leaves_nothing_under_its_name(
     new = tmp_path / "new"
 
     def killed() -> None:
-        monkeypatch.setattr(perforated_monai.new_bundle, "prove", lambda *_: kill_self())
+        monkeypatch.setattr(perforated_monai.export.new_bundle, "prove", lambda *_: kill_self())
         export_to_new_bundle(source.run, source.bundle, new)
 
     assert in_child(killed) == -signal.SIGKILL
