@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .networks.build import build_network
     from .networks.weights import load_weights
     from .training.case_table import CaseTable
+    from .training.run_config import merged_config
     from .training.run_handler import RunHandler
     from .training.sparsity_handler import SparsityHandler
 
@@ -42,6 +43,7 @@ __all__ = [
     "find_volumes",
     "guard_command_line",
     "load_weights",
+    "merged_config",
     "watch_bundle",
 ]
 

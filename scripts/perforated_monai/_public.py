@@ -27,6 +27,7 @@ NAMES = {
     "find_volumes": "data.lists",
     "guard_command_line": "bundle.overrides",
     "load_weights": "networks.weights",
+    "merged_config": "training.run_config",
     "watch_bundle": "bundle.overlay.watch",
 }
 

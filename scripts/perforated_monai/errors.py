@@ -1,4 +1,9 @@
-"""The exception for everything a user can cause and cure."""
+"""The exception for everything a user can cause and cure, and whose process it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -11,3 +16,16 @@ class UserError(ValueError):
 
 class UsageError(Exception):
     """A command was given wrongly; exit code 2."""
+
+
+def is_bundle_run(argv: Sequence[str]) -> bool:
+    """Whether this process was started as ``python -m monai.bundle run``.
+
+    Such a process belongs to the run and ends with it. Any other is its program's, and nothing of
+    it that outlives a run may be changed unasked.
+
+    Args:
+        argv: the process's ``sys.argv``.
+    """
+    script = Path(argv[0]).as_posix() if argv else ""
+    return script.endswith("monai/bundle/__main__.py") and list(argv[1:2]) == ["run"]

@@ -1,5 +1,6 @@
 """Mistyped overrides are refused with the near name; the last line of an error says its cause."""
 
+import io
 import json
 import os
 import subprocess
@@ -8,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from monai.bundle import ConfigParser
+from tqdm import tqdm
 
-from perforated_monai.bundle.overrides import check_overrides, guard_command_line
+from perforated_monai.bundle.overrides import check_overrides, guard_command_line, open_bars
 from perforated_monai.errors import UserError
-from perforated_monai.training.run_config import config_of_caller
+from perforated_monai.training.run_config import config_of_caller, merged_config
 
 CONFIG = {
     "imports": ["$import perforated_monai"],
@@ -171,6 +173,34 @@ def test_an_expression_finds_it_too() -> None:
 
 def test_outside_of_a_parser_there_is_none() -> None:
     assert config_of_caller() == {}
+    with pytest.raises(UserError, match="must stand in a configuration file"):
+        merged_config()
+
+
+# -- what a run leaves in its process -----------------------------------------------------------
+
+
+def test_the_hook_of_before_comes_back_with_the_error(config: Path, monkeypatch, capsys) -> None:
+    seen: list[type] = []
+    own = lambda kind, error, trace: seen.append(kind)  # noqa: E731
+    monkeypatch.setattr(sys, "excepthook", own)
+    line = ["/site/monai/bundle/__main__.py", "run", "--config_file", str(config)]
+    monkeypatch.setattr(sys, "argv", line)
+    guard_command_line()
+    guard_command_line()
+    error = RuntimeError("expression failed")
+    error.__cause__ = UserError("rule, value, cure")
+    sys.excepthook(RuntimeError, error, None)
+    assert sys.excepthook is own and seen == [RuntimeError]
+    assert capsys.readouterr().err.strip() == "Error: rule, value, cure"
+
+
+def test_tqdm_lists_its_open_bars() -> None:
+    """Pins what ``open_bars`` reads of tqdm."""
+    bar = tqdm(total=2, file=io.StringIO())
+    assert bar in open_bars()
+    bar.close()
+    assert bar not in open_bars()
 
 
 # -- the real command ---------------------------------------------------------------------------

@@ -138,9 +138,18 @@ def test_another_config_is_refused_by_key(key: str, value: object, tmp_path: Pat
     assert "then" in message and "now" in message and "output_dir" in message
 
 
-def test_nothing_to_compare_is_no_refusal(tmp_path: Path) -> None:
-    refuse_other_config(tmp_path / "config.json", CONFIG)
-    refuse_other_config(written(tmp_path, CONFIG), {})
+def test_nothing_to_compare_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"without its config\.json.*another output_dir"):
+        refuse_other_config(tmp_path / "config.json", CONFIG)
+    with pytest.raises(UserError, match=r"sees no configuration.*merged_config"):
+        refuse_other_config(written(tmp_path, CONFIG), {})
+
+
+def test_a_run_of_before_run_config_goes_on(tmp_path: Path) -> None:
+    """The argument names the configuration; what that holds is compared."""
+    refuse_other_config(
+        written(tmp_path, CONFIG), changed("train::handlers::1::run_config", "$merged_config()")
+    )
 
 
 def test_objects_in_a_programs_config_are_named(tmp_path: Path) -> None:

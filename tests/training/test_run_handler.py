@@ -14,6 +14,7 @@ import torch
 from ignite.engine import Events
 
 from helpers.harness import (
+    BUNDLE,
     history,
     in_child,
     kill_self,
@@ -24,6 +25,7 @@ from helpers.harness import (
 )
 from perforated_monai import UserError
 from perforated_monai.training import checkpoints as checkpoint
+from perforated_monai.training import run_handler
 from perforated_monai.training.checkpoints import load_hashed
 from perforated_monai.training.run_handler import RunHandler
 
@@ -208,6 +210,63 @@ def test_another_configuration_is_refused(phantoms: Path, tmp_path: Path) -> Non
         train(phantoms, tmp_path, learning_rate=0.02)
     with refused("another configuration|without dendrites"):
         train(phantoms, tmp_path, dendrites=True, epochs=3)
+
+
+def blind_run(data: Path, out: Path) -> None:
+    """Train with a RunHandler that a program makes and gives no configuration."""
+    shipped = json.loads((BUNDLE / "configs" / "train.json").read_text())["train"]["handlers"]
+    others = [h for h in shipped if h["_target_"] != "perforated_monai.RunHandler"]
+    made = workflow(data, out, **{"train::handlers": others})
+    part = made.parser.get_parsed_content
+    evaluator, network = part("validate::evaluator"), part("network")
+    handler = RunHandler(out, evaluator, network, part("optimizer"), part("lr_scheduler"))
+    handler.attach(part("train::trainer"))
+    made.run()
+
+
+def test_a_run_whose_configuration_cannot_be_seen_does_not_resume(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    assert run_until(phantoms, tmp_path, kill_at(2, Events.EPOCH_STARTED), False) == -signal.SIGKILL
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*.pt")}
+    with refused("RunHandler sees no configuration.*run_config"):
+        blind_run(phantoms, tmp_path)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*.pt")} == before
+
+
+def test_a_run_that_could_not_resume_does_not_start(phantoms: Path, tmp_path: Path) -> None:
+    with refused("RunHandler sees no configuration"):
+        blind_run(phantoms, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_configuration_without_run_config_is_seen_by_the_parser(
+    phantoms: Path, tmp_path: Path, plain: Path
+) -> None:
+    """Run folders and configs of before the argument go on."""
+    stop = kill_at(2, Events.EPOCH_STARTED)
+    old = {"train::handlers::2::run_config": None}
+    assert run_until(phantoms, tmp_path, stop, False, **old) == -signal.SIGKILL
+    train(phantoms, tmp_path)
+    same_run(tmp_path, plain)
+
+
+# -- the process around a run ----------------------------------------------------------------
+
+
+def test_a_program_that_trains_is_as_before(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(run_handler, "keep_freed_memory", lambda: asked.append("mallopt"))
+    before = (sys.excepthook, signal.getsignal(signal.SIGTERM), Path.cwd())
+    train(phantoms, tmp_path / "library", epochs=1)
+    assert asked == []
+    assert (sys.excepthook, signal.getsignal(signal.SIGTERM), Path.cwd()) == before
+    monkeypatch.setattr(sys, "argv", ["/site/monai/bundle/__main__.py", "run"])
+    train(phantoms, tmp_path / "command", epochs=1)
+    assert asked == ["mallopt"]
+    sys.excepthook = before[0]
 
 
 def test_folder_that_cannot_be_made_is_refused(phantoms: Path, tmp_path: Path) -> None:

@@ -7,15 +7,17 @@ import functools
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
 from typing import Any
 
 from monai.bundle import ComponentLocator, ConfigParser
 from tqdm import tqdm
 
-from ..errors import UserError
+from ..errors import UserError, is_bundle_run
 from .ids import has, value_of
+
+Hook = Callable[[type[BaseException], BaseException, TracebackType | None], Any]
 
 
 def guard_command_line() -> None:
@@ -28,22 +30,37 @@ def guard_command_line() -> None:
     Raises:
         UserError: naming an override that no configuration file knows.
     """
-    if _is_bundle_run(sys.argv):
-        sys.excepthook = _print_cause_last
+    if is_bundle_run(sys.argv):
+        _say_cause_last()
         check_overrides(sys.argv[2:])
 
 
-def _print_cause_last(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+def _say_cause_last() -> None:
+    """Let the process end with the cause of its error; the hook of before comes back with that."""
+    before = sys.excepthook
+    if getattr(before, "func", None) is not _print_cause_last:
+        sys.excepthook = functools.partial(_print_cause_last, before)
+
+
+def _print_cause_last(
+    before: Hook, kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    sys.excepthook = before
     # An open bar would clear its line behind our last one when the interpreter ends.
-    for bar in list(getattr(tqdm, "_instances", ())):
+    for bar in open_bars():
         bar.close()
-    sys.__excepthook__(kind, error, trace)
+    before(kind, error, trace)
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, UserError):
         cause = cause.__cause__ or cause.__context__
     if cause is not None and cause is not error:
         # A DataLoader worker's error arrives as text that ends with the message.
         print(f"Error: {str(cause).strip().splitlines()[-1]}", file=sys.stderr)
+
+
+def open_bars() -> list[tqdm]:
+    """Progress bars of this process that are still open: tqdm has no public list of them."""
+    return list(getattr(tqdm, "_instances", ()))
 
 
 def check_overrides(arguments: list[str]) -> None:
@@ -69,11 +86,6 @@ def check_overrides(arguments: list[str]) -> None:
         name = key.lstrip("+").replace("#", "::")
         if key not in own and name not in own and not is_known_key(config.get(), name):
             raise UserError(_unknown(config, key, name))
-
-
-def _is_bundle_run(argv: list[str]) -> bool:
-    script = Path(argv[0]).as_posix() if argv else ""
-    return script.endswith("monai/bundle/__main__.py") and argv[1:2] == ["run"]
 
 
 def _options(arguments: list[str]) -> dict[str, str]:

@@ -23,6 +23,8 @@ _NO_RESULT = {
     "progress",
     "cache_dir",
     "process_group_timeout",
+    # How RunHandler is told of the configuration, not a part of what it says.
+    "run_config",
     # Written by MONAI for --tracking; the first holds the time of the start.
     "save_execute_config",
     "tracking_uri",
@@ -30,6 +32,12 @@ _NO_RESULT = {
     "run_name",
 }
 
+
+NO_CONFIG = (
+    "RunHandler sees no configuration, so it could neither continue this run nor export its "
+    "network. Give it run_config: '$perforated_monai.merged_config()' in train::handlers, or in a "
+    "program a mapping of what the run is made from."
+)
 
 # Where things lie: another machine has them elsewhere, and a run folder may be moved. Where the
 # manifest is known, its hash says whether the data are the same.
@@ -59,8 +67,8 @@ class Provenance:
         """
         try:
             stored = json.loads(file.read_text())
-            names = ("config", "versions", "manifest_sha256")
-            return cls(*(stored[name] for name in names), stored.get("generator"))
+            config, versions = stored["config"], stored["versions"]
+            return cls(config, versions, stored["manifest_sha256"], stored.get("generator"))
         except FileNotFoundError:
             msg = f"{file.parent} is no run folder: it has no {file.name}. "
             msg += "Give the output_dir of a training."
@@ -89,14 +97,20 @@ def refuse_other_config(file: Path, config: dict[str, Any]) -> None:
     """Refuse to continue a run under a configuration that would give another result.
 
     Raises:
-        UserError: naming the first keys that differ.
+        UserError: naming the first keys that differ, or where there is nothing to compare.
     """
-    if not file.exists() or not config:
-        return
-    written = json.loads(file.read_text())
-    before, now = _flat(written["config"]), _flat(_plain(config))
+    if not config:
+        raise UserError(NO_CONFIG)
+    if not file.exists():
+        msg = (
+            f"{file.parent} holds a run without its {file.name}, so nothing says whether this "
+            "configuration is the run's. Put the file back, or choose another output_dir."
+        )
+        raise UserError(msg)
+    written = Provenance.read(file)
+    before, now = _flat(written.config), _flat(_plain(config))
     may_differ, manifest = set(_PLACES), _manifest(config)
-    if manifest is not None and sha256(manifest) == written.get("manifest_sha256"):
+    if manifest is not None and sha256(manifest) == written.manifest_sha256:
         may_differ |= _DATA_PLACES
     keys = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
     keys = [k for k in keys if k not in may_differ and k.split("::")[-1] not in _NO_RESULT]

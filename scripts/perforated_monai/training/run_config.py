@@ -8,13 +8,34 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from ..errors import UserError
+
+
+def merged_config() -> dict[str, Any]:
+    """What a configuration file gives ``RunHandler`` as ``run_config``: all that was merged.
+
+    MONAI 1.6 hands neither its parser nor the whole configuration to an expression, and a macro of
+    the root would contain itself. An expression is evaluated below its own parser, though, so this
+    one finds it; where it does not, it says so.
+
+    Raises:
+        UserError: outside of a configuration.
+    """
+    config = config_of_caller()
+    if not config:
+        msg = (
+            "perforated_monai.merged_config() must stand in a configuration file, as an expression "
+            "of a bundle; here is none. In a program, give RunHandler a mapping as run_config."
+        )
+        raise UserError(msg)
+    return config
+
 
 def config_of_caller() -> dict[str, Any]:
-    """The merged configuration that is being instantiated further up the stack, or ``{}``.
+    """The configuration that is being instantiated further up the stack, or ``{}``.
 
-    A component cannot ask MONAI's parser for the whole configuration (a macro of the root would
-    contain itself), so the parser is found in the calling frames. It holds the files and all
-    overrides, references unresolved: the text that would run the same again.
+    It holds the files and all overrides, references unresolved: the text that would run the same
+    again. ``RunHandler`` asks here where a configuration of before ``run_config`` names none.
     """
     frame: FrameType | None = inspect.currentframe()
     while frame is not None:

@@ -6,9 +6,11 @@ import math
 import os
 import random
 import signal
+import sys
 import threading
 import time
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +20,7 @@ from ignite.engine import Engine, Events
 from monai.handlers import from_engine
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, is_bundle_run
 from ..networks.surgery import count_parameters
 from ..networks.weights import load_start
 from . import distributed
@@ -28,7 +30,7 @@ from .federated import refuse_in_federation
 from .history import History
 from .optimizer import OptimizerRefresh
 from .progress import Progress
-from .provenance import provenance, refuse_other_config
+from .provenance import NO_CONFIG, provenance, refuse_other_config
 from .run_config import config_of_caller
 from .run_folder import RunFolder
 
@@ -84,10 +86,12 @@ class RunHandler:
         start_weights: a file of weights to start from, strictly by name; None keeps the network's.
         metric: entry of the evaluator's metrics that counts; its key metric when not given.
         progress: show a progress bar, or lines away from a terminal.
+        run_config: what the run is made from, ``$perforated_monai.merged_config()`` in a
+            configuration file; when not given, that of the parser which makes this handler.
 
     Raises:
-        UserError: folder locked by another run, finished, or of another configuration; loss not
-            finite; no usable checkpoint; disk full.
+        UserError: no configuration to be seen; folder locked by another run, finished, or of
+            another configuration; loss not finite; no usable checkpoint; disk full.
     """
 
     def __init__(
@@ -101,13 +105,14 @@ class RunHandler:
         start_weights: str | Path | None = None,
         metric: str | None = None,
         progress: bool = True,
+        run_config: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = RunFolder(Path(output_dir).resolve())
         self.evaluator, self.network = evaluator, network
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.seed, self._show = int(seed), progress
         self.start_weights, self.metric = start_weights, metric
-        self.config = config_of_caller()
+        self.config = dict(run_config) if run_config else config_of_caller()
         self.checkpoints = self.folder.checkpoints
         self.history = History(self.folder)
         self.growth: Growth | None = None
@@ -152,7 +157,8 @@ class RunHandler:
             return
         saved = distributed.from_main(self._open_folder)
         self._open = True
-        if next(self.network.parameters()).device.type == "cpu":
+        on_cpu = next(self.network.parameters()).device.type == "cpu"
+        if on_cpu and is_bundle_run(sys.argv):  # in a program of someone's own it is theirs to say
             keep_freed_memory()
         if "perforated_overlay" in self.config:
             refuse_another_definition(self.config, self.network)
@@ -177,6 +183,8 @@ class RunHandler:
 
     def _open_folder(self) -> dict[str, Any] | None:
         """Lock the folder and read where the run stands; rank 0 does it for all."""
+        if not self.config:  # said now, not after hours: it could not be continued or exported
+            raise UserError(NO_CONFIG)
         self.folder.take()
         self._open = True
         saved = self.checkpoints.load_last()
@@ -194,7 +202,8 @@ class RunHandler:
             self.trainer.network = distributed.wrap(self.network)
 
     def _refuse_wrong_checkpoint(self, saved: dict[str, Any]) -> None:
-        refuse_other_config(self.folder.config_file, self.config)
+        if self.folder.config_file.exists():
+            refuse_other_config(self.folder.config_file, self.config)
         if saved["finished"]:
             msg = (
                 f"{self.folder.path} holds a finished run of {saved['epoch']} epochs. "
@@ -212,6 +221,7 @@ class RunHandler:
                 f"{distributed.world()}: start as many, or choose another output_dir."
             )
             raise UserError(msg)
+        refuse_other_config(self.folder.config_file, self.config)
 
     def _resume(self, trainer: Any, saved: dict[str, Any]) -> None:
         if self.growth is not None:

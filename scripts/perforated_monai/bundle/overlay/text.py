@@ -178,6 +178,7 @@ def _handlers(content: Content, parts: Parts) -> str:
         '  seed: "@run_seed"',
         '  start_weights: "@base_weights"',
         f"  metric: {_scalar(parts.metric)}",
+        '  run_config: "$perforated_monai.merged_config()"',
         "- _target_: perforated_monai.DendriteHandler",
         f"  evaluator: {_scalar(f'@{parts.evaluator}')}",
         '  config: "@dendrites"',
