@@ -208,6 +208,8 @@ def run_in_order(printed: list[list[str]], folder: Path, data: str) -> None:
             program += override_of(words)
             if "inference" not in str(words) and "--manifest" not in words:
                 program += ["--manifest", f"{data}/manifest.json"]
+        elif "segment" in words and "--allow-phantom-weights" not in words:
+            program += ["--allow-phantom-weights"]  # a training on phantoms marks its weights
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(program, cwd=folder, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr[-2000:]}"
