@@ -10,26 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.tiny import LAYER, spec_of
 from perforated_monai import build_network
 
 CLEAN = ["errors", "files", "rules"]
 CLEAN += [f"dendrites.{n}" for n in ("layer", "block_layer", "reduced_layer", "kinds", "branches")]
 CLEAN += [f"networks.{n}" for n in ("build", "weights", "delta")]
 CLEAN += ["growth.to_plain", "data.dataset", "data.manifest"]
-LAYER = "model.0.conv.unit0.conv"
-SPEC = {
-    "format": 1,
-    "base": {
-        "name": "UNet",
-        "spatial_dims": 3,
-        "in_channels": 1,
-        "out_channels": 3,
-        "channels": [4, 8],
-        "strides": [2],
-        "num_res_units": 1,
-    },
-    "dendrites": {LAYER: {"count": 2, "kind": "copy", "activation": "sigmoid"}},
-}
+SPEC = spec_of({LAYER: {"count": 2, "kind": "copy", "activation": "sigmoid"}})
 
 # Runs in a process where importing perforatedai fails, as on a machine that never grew anything.
 WITHOUT_TRACKER = """

@@ -11,9 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
 
-from helpers.harness import GROW, history
+from helpers.harness import CPU, GROW, history, initialised, segment_by_monai
 from perforated_monai import UserError, build_network
 from perforated_monai.commands.main import main
 from perforated_monai.data.phantoms import make_phantoms
@@ -29,7 +28,7 @@ TINY = {
     "base_network_def::num_res_units": 1,
     "roi_size": [24, 24, 24],
     "learning_rate": 0.02,
-    "device": "$torch.device('cpu')",
+    "device": CPU,
 }
 VALUES = {1: "edema", 2: "non_enhancing_tumour", 3: "enhancing_tumour"}
 
@@ -47,7 +46,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the shipped configs that grew."""
     out = tmp_path_factory.mktemp("run") / "run"
-    workflow(data, out, ["train.json", "dendrites.yaml"], **TINY, **(GROW | {"epochs": 6})).run()
+    files = ["train.json", "dendrites.yaml"]
+    initialised(BUNDLE, files, data, out, **(TINY | GROW | {"epochs": 6})).run()
     return out
 
 
@@ -65,21 +65,6 @@ def smaller(bundle: Path) -> None:
         file = bundle / "configs" / name
         text = json.dumps(json.loads(file.read_text())).replace("[96, 96, 96]", "[24, 24, 24]")
         file.write_text(text)
-
-
-def workflow(data: Path, out: Path, names: list[str], **changes: object) -> ConfigWorkflow:
-    made = ConfigWorkflow(
-        config_file=[str(BUNDLE / "configs" / name) for name in names],
-        workflow_type="train",
-        logging_file=False,
-        bundle_root=str(BUNDLE),
-        dataset_dir=str(data),
-        manifest=str(data / "manifest.json"),
-        output_dir=str(out),
-        **changes,
-    )
-    made.initialize()
-    return made
 
 
 def test_it_trains_and_grows_with_dice_of_three_regions(run: Path) -> None:
@@ -128,7 +113,7 @@ def test_masks_are_label_maps_on_the_input_grid_and_those_of_monai(
     segmenter = Segmenter(bundle, device="cpu", allow_phantom_weights=True)
     summary = segment_folder(scans, tmp_path / "ours", segmenter, Options(progress=False))
     assert summary.exit_code == 0
-    monai_masks(bundle, scans, tmp_path / "monai")
+    segment_by_monai(bundle, scans, tmp_path / "monai")
     found = set()
     for row, scan in zip(summary.rows, sorted(scans.iterdir()), strict=True):
         mask = nib.load(tmp_path / "ours" / scan.name.replace(".nii.gz", "_seg.nii.gz"))
@@ -143,21 +128,6 @@ def test_masks_are_label_maps_on_the_input_grid_and_those_of_monai(
             assert row[f"volume_ml_{name}"] == pytest.approx(volume, abs=1e-4)
         found |= set(np.unique(labels))
     assert 0 in found and found <= {0, 1, 2, 3} and len(found) > 1
-
-
-def monai_masks(bundle: Path, scans: Path, out: Path) -> None:
-    """What ``monai.bundle run`` of inference.json writes."""
-    made = ConfigWorkflow(
-        config_file=str(bundle / "configs" / "inference.json"),
-        workflow_type="infer",
-        logging_file=False,
-        bundle_root=str(bundle),
-        dataset_dir=str(scans),
-        output_dir=str(out),
-        device="$torch.device('cpu')",
-    )
-    made.initialize()
-    made.run()
 
 
 def test_a_run_on_patient_data_takes_the_mark_away(run: Path, data: Path, tmp_path: Path) -> None:

@@ -11,7 +11,18 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from helpers.harness import GROW, history, in_child, kill_self, refused, same_run, weights
+from helpers import harness
+from helpers.harness import (
+    BUNDLE,
+    GROW,
+    history,
+    in_child,
+    initialised,
+    kill_self,
+    refused,
+    same_run,
+    weights,
+)
 from helpers.ranks import on_ranks
 from perforated_monai import UserError, build_network, load_weights
 from perforated_monai.data.phantoms import make_phantoms
@@ -22,17 +33,8 @@ from perforated_monai.networks.fold import folded_line
 from perforated_monai.networks.surgery import count_parameters
 from perforated_monai.training.sparsity_handler import SparsityHandler
 
-ROOT = Path(__file__).resolve().parents[2]
-BUNDLE = ROOT / "bundles" / "hippocampus_mri_dendritic"
-SMALL = {
-    "base_network_def::channels": [4, 8],
-    "base_network_def::strides": [2],
-    "roi_size": [16, 16, 16],
-    "val_roi_size": [48, 64, 48],
-    "learning_rate": 0.01,
-    "epochs": 3,
-    "device": "$torch.device('cpu')",
-}
+# Neither network has the residual units of the shipped one.
+SMALL = {k: v for k, v in harness.SMALL.items() if k != "base_network_def::num_res_units"}
 NETWORKS = {
     "mobile": SMALL,
     "sparse": SMALL
@@ -65,18 +67,8 @@ def workflow(
     **changes: object,
 ) -> ConfigWorkflow:
     names = ["train.json", f"{name}.yaml", *(["dendrites.yaml"] if dendrites else []), *overlays]
-    made = ConfigWorkflow(
-        config_file=[str(BUNDLE / "configs" / n) for n in names],
-        workflow_type="train",
-        logging_file=False,
-        bundle_root=str(BUNDLE),
-        dataset_dir=str(data),
-        manifest=str(data / "manifest.json"),
-        output_dir=str(out),
-        **NETWORKS[name] | (GROW if dendrites else {}) | changes,
-    )
-    made.initialize()
-    return made
+    overrides = NETWORKS[name] | (GROW if dendrites else {}) | changes
+    return initialised(BUNDLE, names, data, out, **overrides)
 
 
 def train(name: str, data: Path, out: Path, dendrites: bool = False, **changes: object) -> None:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from monai.bundle import ConfigWorkflow
 
-from helpers.harness import refused
+from helpers.harness import initialised, refused
 from helpers.ranks import on_ranks
 from perforated_monai.bundle.check.run import check_bundle
 from perforated_monai.data.phantoms import make_phantoms
@@ -38,25 +37,11 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-def workflow(bundle: Path, data: Path, out: Path, *names: str, **changes: object) -> ConfigWorkflow:
-    made = ConfigWorkflow(
-        config_file=[str(bundle / "configs" / name) for name in names],
-        workflow_type="infer" if "inference.json" in names else "train",
-        logging_file=False,
-        bundle_root=str(bundle),
-        dataset_dir=str(data),
-        output_dir=str(out),
-        **changes,
-    )
-    made.initialize()
-    return made
-
-
 def evaluate(bundle: Path, data: Path, out: Path, *overlays: str, **changes: object) -> None:
     changes = {"part": "all", "manifest": str(data / "manifest.json")} | changes
     if not overlays:
         changes["device"] = "$torch.device('cpu')"
-    made = workflow(bundle, data, out, *EVALUATION, *overlays, **changes)
+    made = initialised(bundle, [*EVALUATION, *overlays], data, out, **changes)
     made.run()
     made.finalize()
 

@@ -9,15 +9,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from monai.bundle import ConfigWorkflow
 
 from helpers.alone import BASE, run_alone
+from helpers.harness import CPU, segment_by_monai
 from helpers.zoo import BUNDLES, LARGEST_FILE, PHANTOM_KIND, check_metadata, each_bundle
 from perforated_monai.bundle.pack import Packed, pack_bundle
 from perforated_monai.bundle.verify import verify
 from perforated_monai.data.phantoms import make_phantoms
-
-CPU = "$torch.device('cpu')"
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +73,7 @@ def test_the_packed_bundle_runs_alone(bundle, unpacked, volumes, tmp_path):
     assert said["package"] == str(root / "perforated_monai" / "__init__.py")
     assert "perforatedai" not in said["modules"]
 
-    _segment_here(bundle, data, tmp_path / "here")
+    segment_by_monai(bundle, data, tmp_path / "here")
     masks = {path.name for path in (tmp_path / "here").rglob("*.nii.gz")}
     assert len(masks) == 2
     for name in masks:
@@ -113,17 +111,3 @@ def _inference(root: Path, data: Path, out: Path) -> list[object]:
         *("run", "--config_file", root / "configs/inference.json", "--bundle_root", root),
         *("--dataset_dir", data, "--output_dir", out, "--device", CPU),
     ]
-
-
-def _segment_here(bundle: Path, data: Path, out: Path) -> None:
-    workflow = ConfigWorkflow(
-        config_file=str(bundle / "configs/inference.json"),
-        workflow_type="infer",
-        logging_file=False,
-        bundle_root=str(bundle),
-        dataset_dir=str(data),
-        output_dir=str(out),
-        device=CPU,
-    )
-    workflow.initialize()
-    workflow.run()

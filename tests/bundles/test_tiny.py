@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser
 
-from helpers.harness import BUNDLE, history
+from helpers.harness import BUNDLE, CPU, history, initialised
 from perforated_monai.data.phantoms import make_phantoms
 from perforated_monai.data.prepare import write_manifest
 from perforated_monai.export.into_bundle import export_run
@@ -24,6 +24,7 @@ GROWN = (*PLAIN, "tiny_dendrites.yaml")
 PARAMETERS, FLOPS = 75_000, 0.25e9
 WIDE = [14, 28, 58]  # the control of equal size that tiny.yaml names
 SHORT = {"epochs": 4, "lr_cycle_epochs": 2, "val_interval": 1, "roi_size": [32, 32, 32]}
+SHORT |= {"val_roi_size": [48, 64, 48]}
 
 
 def config(*names: str) -> ConfigParser:
@@ -44,19 +45,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(data: Path, out: Path, *names: str, **changes: Any) -> None:
-    made = ConfigWorkflow(
-        config_file=[str(BUNDLE / "configs" / name) for name in names],
-        workflow_type="train",
-        logging_file=False,
-        bundle_root=str(BUNDLE),
-        dataset_dir=str(data),
-        manifest=str(data / "manifest.json"),
-        output_dir=str(out),
-        device="$torch.device('cpu')",
-        **(SHORT | {"val_roi_size": [48, 64, 48]} | changes),
-    )
-    made.initialize()
-    made.run()
+    initialised(BUNDLE, names, data, out, device=CPU, **(SHORT | changes)).run()
 
 
 @pytest.mark.parametrize("channels", [None, WIDE], ids=["tiny", "wide"])

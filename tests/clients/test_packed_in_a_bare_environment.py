@@ -11,10 +11,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from monai.bundle import ConfigWorkflow
 
 from helpers.client_environments import ENVIRONMENTS, python_of
-from helpers.harness import BUNDLE
+from helpers.harness import BUNDLE, segment_by_monai
 from perforated_monai.bundle.pack import pack_bundle
 from perforated_monai.data.phantoms import make_phantoms
 
@@ -64,17 +63,7 @@ def test_inference_from_the_root_folder(root, tmp_path) -> None:
     assert done.returncode == 0, done.stderr[-4000:]
     assert list((root / "perforated_monai" / "networks" / "__pycache__").glob("build.*.pyc"))
 
-    here = ConfigWorkflow(
-        config_file=str(BUNDLE / "configs/inference.json"),
-        workflow_type="infer",
-        logging_file=False,
-        bundle_root=str(BUNDLE),
-        dataset_dir=str(data),
-        output_dir=str(tmp_path / "here"),
-        device="$torch.device('cpu')",
-    )
-    here.initialize()
-    here.run()
+    segment_by_monai(BUNDLE, data, tmp_path / "here")
     masks = sorted(path.name for path in (tmp_path / "here").iterdir())
     assert len(masks) == 2
     for name in masks:

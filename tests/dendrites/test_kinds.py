@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers.tiny import spec_of as tiny_spec
 from perforated_monai import DendriteConfig, UserError, build_network
 from perforated_monai.dendrites.kind import UnfitError
 from perforated_monai.dendrites.kinds import KINDS
@@ -168,24 +169,15 @@ def test_a_set_costs_at_most_30_percent_of_a_layer(kind: str, layer: str) -> Non
 
 # -- in a network ----------------------------------------------------------------------------
 
-UNET = {
-    "name": "UNet",
-    "spatial_dims": 3,
-    "in_channels": 1,
-    "out_channels": 3,
-    "channels": [4, 8],
-    "strides": [2],
-    "num_res_units": 1,
-}
 LAYER = "model.1.submodule.conv.unit0.conv"
-# Layers of UNET without a dendrite of a kind: a residual path of one tap, odd channels.
+# Layers of the tiny UNet without a dendrite of a kind: a residual path of one tap, odd channels.
 LEFT = {"depthwise": 5, "pointwise": 5, "grouped": 2, "low_rank": 6}
 pytestmark = pytest.mark.filterwarnings("ignore:Layers without:UserWarning")
 
 
 def spec_of(network: nn.Module, layers: list[str]) -> dict:
     entries = {name: dendrites_entry(network.get_submodule(name)) for name in layers}
-    return json.loads(json.dumps({"format": 1, "base": UNET, "dendrites": entries}))
+    return json.loads(json.dumps(tiny_spec(entries)))
 
 
 @pytest.mark.parametrize("initialisation", ["layer", "normal"])
@@ -340,13 +332,13 @@ def test_bad_settings_are_refused(settings: dict, message: str) -> None:
 def test_bad_entries_of_a_spec_are_refused_by_layer(entry: dict, message: str) -> None:
     full = {"count": 1, "activation": "relu", **entry}
     with pytest.raises(UserError, match=f"'{LAYER}'.*{message}"):
-        build_network({"format": 1, "base": UNET, "dendrites": {LAYER: full}})
+        build_network(tiny_spec({LAYER: full}))
 
 
 def test_a_kind_that_a_layer_of_the_spec_cannot_have_is_refused() -> None:
     name, entry = "model.1.submodule.residual", {"count": 1, "activation": "relu"}
     with pytest.raises(UserError, match=f"'{name}'.*one tap"):
-        spec = {"format": 1, "base": UNET, "dendrites": {name: {**entry, "kind": "pointwise"}}}
+        spec = tiny_spec({name: {**entry, "kind": "pointwise"}})
         build_network(spec)
 
 

@@ -28,7 +28,16 @@ from helpers.foreign_bundles import (
     tree_hash,
     write_cases,
 )
-from helpers.harness import history, in_child, kill_self, refused, same_run
+from helpers.harness import (
+    CPU,
+    history,
+    in_child,
+    initialised,
+    kill_self,
+    refused,
+    same_run,
+    segment_by_monai,
+)
 from helpers.segment_bundle import segment
 from perforated_monai import UserError, build_network, load_weights
 from perforated_monai.bundle.check.run import check_bundle
@@ -170,21 +179,8 @@ def test_monai_evaluates_and_segments_with_the_new_bundle(
 ) -> None:
     """The zoo's own way: evaluate.json over train.json, and inference.json, weights strict."""
     data = grown("spleen").data
-    configs = exported / "configs"
-    common = {"bundle_root": str(exported), "output_dir": str(tmp_path), "device": "$'cpu'"}
-    for files, kind, folder in (
-        (["train.json", "evaluate.json"], "train", data),
-        (["inference.json"], "infer", data / "imagesTr"),
-    ):
-        made = ConfigWorkflow(
-            config_file=[str(configs / f) for f in files],
-            workflow_type=kind,
-            logging_file=False,
-            dataset_dir=str(folder),
-            **common | {"device": "$torch.device('cpu')"},
-        )
-        made.initialize()
-        made.run()
+    initialised(exported, ["train.json", "evaluate.json"], data, tmp_path, device=CPU).run()
+    segment_by_monai(exported, data / "imagesTr", tmp_path)
     assert (tmp_path / "metrics.csv").is_file()
     assert len(list(tmp_path.rglob("*_seg.nii.gz"))) == 5
 

@@ -14,6 +14,7 @@ import torch
 
 from helpers.harness import BUNDLE, in_child, kill_self, train
 from helpers.small_export import bundle_for
+from helpers.tiny import UNET
 from perforated_monai import UserError, build_network, load_weights
 from perforated_monai.bundle import staged as staging
 from perforated_monai.commands.main import main
@@ -36,7 +37,6 @@ from perforated_monai.inference.formats import (
 # name: base entry, size of the input, layer types that grow
 CONV = ["Conv2d", "Conv3d", "ConvTranspose2d", "ConvTranspose3d"]
 IO = {"spatial_dims": 3, "in_channels": 1, "out_channels": 3}
-UNET = {"name": "UNet", **IO, "channels": [4, 8], "strides": [2], "num_res_units": 1}
 SWIN = {
     "name": "SwinUNETR",
     "in_channels": 1,
@@ -56,16 +56,8 @@ SPARSE = {
     "sparsity": 0.5,
 }
 NETWORKS: dict[str, tuple[dict, int, list[str]]] = {
-    "UNet": (
-        {"name": "UNet", **IO, "channels": [4, 8], "strides": [2], "num_res_units": 1},
-        16,
-        CONV,
-    ),
-    "UNet, blocks": (
-        {"name": "UNet", **IO, "channels": [4, 8], "strides": [2], "num_res_units": 1},
-        16,
-        ["Convolution"],
-    ),
+    "UNet": (UNET, 16, CONV),
+    "UNet, blocks": (UNET, 16, ["Convolution"]),
     "UNet, 2D": (
         {"name": "UNet", **IO, "spatial_dims": 2, "channels": [4, 8], "strides": [2]},
         16,

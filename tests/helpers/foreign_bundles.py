@@ -21,7 +21,7 @@ import yaml
 from monai.bundle import ConfigWorkflow
 from monai.networks import nets
 
-from helpers.harness import history
+from helpers.harness import CPU, history, initialised
 from perforated_monai.bundle.overlay.make import Choices, make_overlay
 
 FROM_ENGINE = "$monai.handlers.from_engine"
@@ -245,18 +245,9 @@ def train_with_overlay(
 def run_overlay(bundle: Path, data: Path, out: Path, file: Path, **changes: Any) -> ConfigWorkflow:
     """Initialise, run and finalise a bundle with an overlay that was written before."""
     config = next((bundle / "configs").glob("train.*"))
-    made = ConfigWorkflow(
-        config_file=[str(config), str(file)],
-        workflow_type="train",
-        run_id="training" if "training:" in config.read_text() else "run",
-        logging_file=False,
-        bundle_root=str(bundle),
-        dataset_dir=str(data),
-        output_dir=str(out),
-        device="$torch.device('cpu')",
-        **{"train::trainer::max_epochs": 5, **FAST, **changes},
-    )
-    made.initialize()
+    run_id = "training" if "training:" in config.read_text() else "run"
+    overrides = {"device": CPU, "train::trainer::max_epochs": 5, **FAST, **changes}
+    made = initialised(bundle, [config, file.resolve()], data, out, run_id=run_id, **overrides)
     made.run()
     made.finalize()
     return made

@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from perforated_monai import UserError
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "hippocampus_mri_dendritic"
 
+CPU = "$torch.device('cpu')"
 # Everything that makes the shipped configuration small; all else is as shipped.
 SMALL = {
     "base_network_def::channels": [4, 8],
@@ -29,7 +30,7 @@ SMALL = {
     "val_roi_size": [48, 64, 48],  # one window a volume
     "learning_rate": 0.01,
     "epochs": 3,
-    "device": "$torch.device('cpu')",
+    "device": CPU,
 }
 # Two growths in nine epochs, whatever the Dice does.
 GROW = {
@@ -41,24 +42,45 @@ GROW = {
 }
 
 
-def workflow(data: Path, out: Path, dendrites: bool = False, **changes: Any) -> ConfigWorkflow:
-    """The shipped training workflow on a phantom folder, initialised and ready to run."""
-    files = [BUNDLE / "configs" / "train.json"]
-    if dendrites:
-        files.append(BUNDLE / "configs" / "dendrites.yaml")
-    overrides = SMALL | (GROW if dendrites else {}) | changes
+def initialised(
+    bundle: Path, files: Iterable[str | Path], data: Path, out: Path, **changes: Any
+) -> ConfigWorkflow:
+    """MONAI's own workflow on configs of a bundle, initialised and ready to run.
+
+    Args:
+        bundle: its folder.
+        files: names in its ``configs`` folder, or absolute paths.
+        data: ``dataset_dir``; the manifest beside the data is named where there is one.
+        out: ``output_dir``.
+        changes: further overrides, and arguments of ``ConfigWorkflow``.
+    """
+    paths = [str(bundle / "configs" / name) for name in files]
+    kind = "infer" if any(Path(path).stem == "inference" for path in paths) else "train"
+    manifest = data / "manifest.json"
+    named = {"manifest": str(manifest)} if kind == "train" and manifest.is_file() else {}
     made = ConfigWorkflow(
-        config_file=[str(f) for f in files],
-        workflow_type="train",
+        config_file=paths,
+        workflow_type=kind,
         logging_file=False,
-        bundle_root=str(BUNDLE),
+        bundle_root=str(bundle),
         dataset_dir=str(data),
-        manifest=str(data / "manifest.json"),
         output_dir=str(out),
-        **overrides,
+        **(named | changes),
     )
     made.initialize()
     return made
+
+
+def workflow(data: Path, out: Path, dendrites: bool = False, **changes: Any) -> ConfigWorkflow:
+    """The shipped training workflow on a phantom folder, small."""
+    files = ["train.json", *(["dendrites.yaml"] if dendrites else [])]
+    overrides = SMALL | (GROW if dendrites else {}) | changes
+    return initialised(BUNDLE, files, data, out, **overrides)
+
+
+def segment_by_monai(bundle: Path, scans: Path, out: Path, **changes: Any) -> None:
+    """What ``python -m monai.bundle run`` of inference.json writes."""
+    initialised(bundle, ["inference.json"], scans, out, device=CPU, **changes).run()
 
 
 def train(data: Path, out: Path, dendrites: bool = False, **changes: Any) -> ConfigWorkflow:

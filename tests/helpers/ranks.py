@@ -16,6 +16,7 @@ from helpers.harness import (
     BUNDLE,
     GROW,
     SMALL,
+    initialised,
 )
 from perforated_monai.training import distributed
 
@@ -32,18 +33,7 @@ TWO = SHORT | {"batch_size": 1, "backend": "gloo", "process_group_timeout": 120}
 
 def two_rank_workflow(data: Path, out: Path, dendrites: bool, **changes: object) -> ConfigWorkflow:
     names = ["train.json", *(["dendrites.yaml"] if dendrites else []), "multi_gpu_train.yaml"]
-    made = ConfigWorkflow(
-        config_file=[str(BUNDLE / "configs" / name) for name in names],
-        workflow_type="train",
-        logging_file=False,
-        bundle_root=str(BUNDLE),
-        dataset_dir=str(data),
-        manifest=str(data / "manifest.json"),
-        output_dir=str(out),
-        **settings(dendrites, **changes),
-    )
-    made.initialize()
-    return made
+    return initialised(BUNDLE, names, data, out, **settings(dendrites, **changes))
 
 
 def settings(dendrites: bool, **changes: object) -> dict:

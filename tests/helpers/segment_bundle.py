@@ -11,19 +11,11 @@ import nibabel as nib
 import numpy as np
 import torch
 
+from helpers.tiny import spec_of
 from perforated_monai import build_network
 from perforated_monai.inference.segment import Options, Segmenter, Summary, segment_folder
 
 SHIPPED = Path(__file__).resolve().parents[2] / "bundles" / "hippocampus_mri_dendritic"
-_TINY = {
-    "name": "UNet",
-    "spatial_dims": 3,
-    "in_channels": 1,
-    "out_channels": 3,
-    "channels": [4, 8],
-    "strides": [2],
-    "num_res_units": 0,
-}
 # Linear and voxel by voxel, so that its weights can be set by hand.
 _POINTWISE = {
     "channels": [1, 1],
@@ -39,7 +31,7 @@ def make_bundle(folder: Path, roi: tuple[int, ...] = (16, 16, 16), **base: Any) 
     """The shipped configs with a tiny seeded UNet and without training ranges."""
     shutil.copytree(SHIPPED / "configs", folder / "configs")
     (folder / "models").mkdir()
-    spec = {"format": 1, "base": _TINY | base, "dendrites": {}}
+    spec = spec_of(**({"num_res_units": 0} | base))
     torch.manual_seed(0)
     save_weights(folder, build_network(spec).state_dict())
     definition = {"_target_": "perforated_monai.build_network", "spec": spec}

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from helpers.tiny import LAYER, spec_of
 from perforated_monai import build_network
 from perforated_monai.bundle.pack.zip_writer import write_zip
 from perforated_monai.bundle.record import RECORD, record_text
@@ -19,19 +20,7 @@ from perforated_monai.files import sha256
 
 SHIPPED = Path(__file__).resolve().parents[2] / "bundles" / "hippocampus_mri_dendritic"
 TOP = "small_bundle"
-SPEC = {
-    "format": 1,
-    "base": {
-        "name": "UNet",
-        "spatial_dims": 3,
-        "in_channels": 1,
-        "out_channels": 3,
-        "channels": [4, 8],
-        "strides": [2],
-        "num_res_units": 1,
-    },
-    "dendrites": {"model.0.conv.unit0.conv": {"count": 1, "kind": "copy", "activation": "relu"}},
-}
+SPEC = spec_of({LAYER: {"count": 1, "kind": "copy", "activation": "relu"}})
 TRAIN, INFERENCE = "configs/train.json", "configs/inference.json"
 METADATA, MODEL = "configs/metadata.json", "models/model.pt"
 VERSION = json.loads((SHIPPED / METADATA).read_text())["version"]

@@ -1,5 +1,7 @@
 """The tiny UNet's spec, and what a plain network must be."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -12,6 +14,12 @@ UNET = {
     "strides": [2],
     "num_res_units": 1,
 }
+LAYER = "model.0.conv.unit0.conv"  # its first convolution
+
+
+def spec_of(dendrites: dict[str, Any] | None = None, **changes: object) -> dict[str, Any]:
+    """A network spec of the tiny UNet; ``changes`` are to its arguments."""
+    return {"format": 1, "base": UNET | changes, "dendrites": dendrites or {}}
 
 
 def assert_nothing_of_the_library(network: nn.Module) -> None:

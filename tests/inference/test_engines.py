@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from helpers import tiny
 from perforated_monai import UserError, build_network
 from perforated_monai.dendrites.convolutions import FUSIBLE
 from perforated_monai.inference import engines
@@ -19,15 +20,7 @@ from perforated_monai.inference.openvino_engine import without_telemetry
 from perforated_monai.inference.patches import smooth_noise
 from perforated_monai.networks.agreement import compare, outputs
 
-UNET = {
-    "name": "UNet",
-    "spatial_dims": 2,
-    "in_channels": 1,
-    "out_channels": 3,
-    "channels": [4, 8],
-    "strides": [2],
-    "num_res_units": 1,
-}
+UNET = {**tiny.UNET, "spatial_dims": 2}
 # Largest difference beside the largest output: exact up to sums in another order, or 16 bits.
 TOLERANCE = {"torch-bf16": 0.05, "openvino-bf16": 0.05}
 

@@ -12,6 +12,7 @@ import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
+from helpers import tiny
 from helpers.foreign_bundles import prostate, train_with_overlay, tree_hash, write_cases
 from perforated_monai import UserError, build_network, load_weights
 from perforated_monai.bundle.overlay.make import Choices
@@ -25,16 +26,7 @@ from perforated_monai.networks.weights import tensor_bytes, weights_hash
 
 pytest.importorskip("perforatedai", reason="extra train is not installed: nothing can grow")
 
-UNET = {
-    "name": "UNet",
-    "spatial_dims": 3,
-    "in_channels": 1,
-    "out_channels": 3,
-    "channels": [4, 8],
-    "strides": [2],
-    "num_res_units": 1,
-    "norm": "batch",
-}
+UNET = {**tiny.UNET, "norm": "batch"}
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.tiny import LAYER, spec_of
 from perforated_monai import UserError, build_network
 from perforated_monai.bundle.check.run import BUNDLE_RULES, check_bundle
 from perforated_monai.files import sha256
@@ -15,19 +16,7 @@ from perforated_monai.rules import ERROR, NOTE, WARNING
 
 ROOT = Path(__file__).resolve().parents[3]
 SHIPPED = ROOT / "bundles" / "hippocampus_mri_dendritic"
-SPEC = {
-    "format": 1,
-    "base": {
-        "name": "UNet",
-        "spatial_dims": 3,
-        "in_channels": 1,
-        "out_channels": 3,
-        "channels": [4, 8],
-        "strides": [2],
-        "num_res_units": 1,
-    },
-    "dendrites": {"model.0.conv.unit0.conv": {"count": 1, "kind": "copy", "activation": "relu"}},
-}
+SPEC = spec_of({LAYER: {"count": 1, "kind": "copy", "activation": "relu"}})
 TRAIN, INFERENCE = "configs/train.json", "configs/inference.json"
 METADATA, MODEL = "configs/metadata.json", "models/model.pt"
 

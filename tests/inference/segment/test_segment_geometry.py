@@ -8,8 +8,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from monai.bundle import ConfigWorkflow
 
+from helpers.harness import segment_by_monai
 from helpers.segment_bundle import (
     SHIPPED,
     blocks,
@@ -43,19 +43,7 @@ def affine_of(order, signs, degrees=0.0, spacing=(1.0, 1.0, 1.0)) -> np.ndarray:
 
 def monai_masks(bundle: Path, source: Path, out: Path, **changes) -> dict[str, np.ndarray]:
     """What ``python -m monai.bundle run`` writes, by file name."""
-    made = ConfigWorkflow(
-        config_file=str(bundle / "configs" / "inference.json"),
-        workflow_type="infer",
-        logging_file=False,
-        bundle_root=str(bundle),
-        dataset_dir=str(source),
-        output_dir=str(out),
-        device="$torch.device('cpu')",
-        handlers=[],
-        **changes,
-    )
-    made.initialize()
-    made.run()
+    segment_by_monai(bundle, source, out, handlers=[], **changes)
     return {path.name: labels_of(path) for path in sorted(out.glob("*.nii.gz"))}
 
 
