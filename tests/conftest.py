@@ -58,6 +58,43 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def few_phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five of them."""
+    folder = make_phantoms(tmp_path_factory.mktemp("data") / "phantoms", cases=5, seed=0)
+    write_manifest(folder, folder / "manifest.json", "phantom", test=False)
+    return folder
+
+
+def _files(folder: Path) -> dict[Path, tuple[int, int]]:
+    found = ((p, p.stat()) for p in folder.rglob("*") if p.is_file())
+    return {path: (stat.st_mtime_ns, stat.st_size) for path, stat in found}
+
+
+def _trained(phantoms: Path, out: Path, dendrites: bool) -> Iterator[Path]:
+    """Train in a child, then hand the run folder out and see that nobody writes to it."""
+    from helpers.harness import in_child, train
+
+    assert in_child(lambda: train(phantoms, out, dendrites) and None) == 0
+    before = _files(out)
+    yield out
+    assert _files(out) == before, "a test wrote to a run that others read"
+
+
+@pytest.fixture(scope="session")
+def plain_run(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folder of a finished run of three epochs, to read only."""
+    yield from _trained(phantoms, tmp_path_factory.mktemp("plain") / "run", dendrites=False)
+
+
+@pytest.fixture(scope="session")
+def grown_run(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folder of a finished run with two growths, to read only."""
+    if importlib.util.find_spec("perforatedai") is None:
+        pytest.skip("extra train is not installed: nothing can grow here")
+    yield from _trained(phantoms, tmp_path_factory.mktemp("grown") / "run", dendrites=True)
+
+
+@pytest.fixture(scope="session")
 def phantom_study(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> object:
     """The committed phantom study after its run, see ``study_runs``."""
     from helpers.study_runs import run_phantom_study

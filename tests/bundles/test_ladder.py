@@ -25,8 +25,6 @@ from helpers.harness import (
 )
 from helpers.ranks import on_ranks
 from perforated_monai import UserError, build_network, load_weights
-from perforated_monai.data.phantoms import make_phantoms
-from perforated_monai.data.prepare import write_manifest
 from perforated_monai.export.into_bundle import export_run
 from perforated_monai.inference.segment import Options, Segmenter, segment_folder
 from perforated_monai.networks.fold import folded_line
@@ -47,15 +45,6 @@ NETWORKS = {
     },
 }
 each = pytest.mark.parametrize("name", NETWORKS)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five hippocampus phantoms."""
-    folder = tmp_path_factory.mktemp("data") / "phantoms"
-    make_phantoms(folder, cases=5, seed=0)
-    write_manifest(folder, folder / "manifest.json", "phantom", test=False)
-    return folder
 
 
 def workflow(
@@ -89,14 +78,18 @@ def bundle(tmp_path: Path) -> Path:
 
 
 @each
-def test_it_trains_exports_and_segments(name: str, data: Path, bundle: Path, tmp_path) -> None:
-    train(name, data, tmp_path / "run")
+def test_it_trains_exports_and_segments(
+    name: str, few_phantoms: Path, bundle: Path, tmp_path
+) -> None:
+    train(name, few_phantoms, tmp_path / "run")
     epochs = [e for e in history(tmp_path / "run") if e["event"] == "epoch"]
     assert len(epochs) == 3 and epochs[-1]["loss"] < epochs[0]["loss"]
-    record = export_run(tmp_path / "run", bundle, volumes=data)
+    record = export_run(tmp_path / "run", bundle, volumes=few_phantoms)
     network = load_weights(build_network(record), bundle / "models/model.pt").eval()
     segmenter = Segmenter(bundle, device="cpu", allow_phantom_weights=True)
-    done = segment_folder(data / "imagesTr", tmp_path / "masks", segmenter, Options(progress=False))
+    done = segment_folder(
+        few_phantoms / "imagesTr", tmp_path / "masks", segmenter, Options(progress=False)
+    )
     assert done.exit_code == 0 and all(row["status"] == "done" for row in done.rows)
     assert count_parameters(network) == record["parameters"]["total"]
     if name == "sparse":
@@ -119,36 +112,38 @@ def test_it_trains_exports_and_segments(name: str, data: Path, bundle: Path, tmp
 
 @each
 def test_it_grows_and_the_dendrites_are_exported(
-    name: str, data: Path, bundle: Path, tmp_path
+    name: str, few_phantoms: Path, bundle: Path, tmp_path
 ) -> None:
     pytest.importorskip("perforatedai", reason="extra train is not installed: nothing can grow")
-    train(name, data, tmp_path / "run", dendrites=True, epochs=5, **{"dendrites::patience": 2})
+    train(
+        name, few_phantoms, tmp_path / "run", dendrites=True, epochs=5, **{"dendrites::patience": 2}
+    )
     grown = [e for e in history(tmp_path / "run") if e["event"] == "grow"]
     assert grown and grown[0]["layers"] >= 8
-    record = export_run(tmp_path / "run", bundle, volumes=data)
+    record = export_run(tmp_path / "run", bundle, volumes=few_phantoms)
     best = torch.load(tmp_path / "run/checkpoints/best.pt", weights_only=True)
     assert bool(record["dendrites"]) == (best["growth"]["sets"] > 0)
     assert record["label_agreement"] == 1
 
 
 def test_cheap_dendrites_grow_beside_the_branches_but_not_in_them(
-    data: Path, bundle: Path, tmp_path: Path
+    few_phantoms: Path, bundle: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("perforatedai", reason="extra train is not installed: nothing can grow")
     changes = {"dendrites::kind": "pointwise", "dendrites::patience": 1, "epochs": 3}
     with refused(r"kind pointwise on down\.0\.branch.* cannot be folded.*exclude \[\*\.reduce"):
-        train("sparse", data, tmp_path / "refused", dendrites=True, **changes)
+        train("sparse", few_phantoms, tmp_path / "refused", dendrites=True, **changes)
     assert not (tmp_path / "refused" / "checkpoints").exists()
     changes["dendrites::exclude"] = ["*.reduce", "*.branch", "*.expand"]
-    train("sparse", data, tmp_path / "run", dendrites=True, **changes)
-    record = export_run(tmp_path / "run", bundle, volumes=data)
+    train("sparse", few_phantoms, tmp_path / "run", dendrites=True, **changes)
+    record = export_run(tmp_path / "run", bundle, volumes=few_phantoms)
     assert all(d["kind"] == "pointwise" for d in record["dendrites"].values())
 
 
-def test_dendrites_on_the_head_alone(data: Path, tmp_path: Path) -> None:
+def test_dendrites_on_the_head_alone(few_phantoms: Path, tmp_path: Path) -> None:
     pytest.importorskip("perforatedai", reason="extra train is not installed: nothing can grow")
     train(
-        *("mobile", data, tmp_path / "run"),
+        *("mobile", few_phantoms, tmp_path / "run"),
         dendrites=True,
         epochs=3,
         **{"dendrites::patience": 1, "dendrites::layer_names": ["head"]},
@@ -157,16 +152,18 @@ def test_dendrites_on_the_head_alone(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dendrites", [False, True], ids=["plain", "dendrites"])
-def test_a_killed_sparse_run_goes_on_exactly(dendrites: bool, data: Path, tmp_path: Path) -> None:
+def test_a_killed_sparse_run_goes_on_exactly(
+    dendrites: bool, few_phantoms: Path, tmp_path: Path
+) -> None:
     if dendrites:
         pytest.importorskip("perforatedai", reason="extra train is not installed: nothing can grow")
     changes: dict = {"epochs": 4}
     if dendrites:
         changes["dendrites::patience"] = 2
-    train("sparse", data, tmp_path / "whole", dendrites, **changes)
+    train("sparse", few_phantoms, tmp_path / "whole", dendrites, **changes)
 
     def killed() -> None:
-        made = workflow("sparse", data, tmp_path / "cut", dendrites, **changes)
+        made = workflow("sparse", few_phantoms, tmp_path / "cut", dendrites, **changes)
         trainer = made.parser.get_parsed_content("train::trainer")
         from ignite.engine import Events
 
@@ -175,7 +172,7 @@ def test_a_killed_sparse_run_goes_on_exactly(dendrites: bool, data: Path, tmp_pa
 
     assert in_child(killed) == -9
     assert history(tmp_path / "cut")
-    train("sparse", data, tmp_path / "cut", dendrites, **changes)
+    train("sparse", few_phantoms, tmp_path / "cut", dendrites, **changes)
     same_run(tmp_path / "whole", tmp_path / "cut")
     assert "masks.theta" in weights(tmp_path / "cut")
 
@@ -196,12 +193,12 @@ def test_two_processes_train_the_same_sparse_network(phantoms: Path, tmp_path: P
     assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
-def test_the_penalty_reaches_the_loss(data: Path, tmp_path: Path) -> None:
+def test_the_penalty_reaches_the_loss(few_phantoms: Path, tmp_path: Path) -> None:
     """The same steps with and without it: the masks close only with it. A step is 0.1 × 5 units."""
     shares = {}
     for weight in (0.0, 5.0):
         out = tmp_path / str(weight)
-        train("sparse", data, out, **{"sparsity::weight": weight, "learning_rate": 0.1})
+        train("sparse", few_phantoms, out, **{"sparsity::weight": weight, "learning_rate": 0.1})
         events = [e for e in history(out) if e["event"] == "sparsity"]
         shares[weight] = events[-1]["open_share"]
     assert shares[5.0] < shares[0.0] - 0.1
@@ -235,10 +232,10 @@ def test_the_shipped_networks_have_the_sizes_that_are_documented(name, parameter
     ],
 )
 def test_wrong_settings_are_refused_before_training(
-    name: str, changes: dict, said: str, data: Path, tmp_path: Path
+    name: str, changes: dict, said: str, few_phantoms: Path, tmp_path: Path
 ) -> None:
     with refused(said):
-        train(name, data, tmp_path / "run", **changes)
+        train(name, few_phantoms, tmp_path / "run", **changes)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 

@@ -12,8 +12,6 @@ import torch
 from monai.bundle import ConfigParser
 
 from helpers.harness import BUNDLE, CPU, history, initialised
-from perforated_monai.data.phantoms import make_phantoms
-from perforated_monai.data.prepare import write_manifest
 from perforated_monai.export.into_bundle import export_run
 from perforated_monai.networks.build import build_network
 from perforated_monai.networks.cost import count_flops
@@ -34,14 +32,6 @@ def config(*names: str) -> ConfigParser:
 
 def flops(network: torch.nn.Module) -> int:
     return count_flops(network.eval(), torch.zeros(2, 1, 40, 56, 40))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny") / "data"
-    make_phantoms(folder, cases=5)
-    write_manifest(folder, folder / "manifest.json", "phantom", test=False)
-    return folder
 
 
 def train(data: Path, out: Path, *names: str, **changes: Any) -> None:
@@ -66,23 +56,23 @@ def test_the_cycle_after_growth_is_whole() -> None:
     assert growth + parser["lr_cycle_epochs"] == parser["epochs"] <= growth + patience * interval
 
 
-def test_it_grows_within_the_limits_and_is_exported(data: Path, tmp_path: Path) -> None:
+def test_it_grows_within_the_limits_and_is_exported(few_phantoms: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     grow = {"dendrites::patience": 3, "dendrites::improvement_threshold": [0.0]}
-    train(data, run, *GROWN, **grow, learning_rate=0.003)
+    train(few_phantoms, run, *GROWN, **grow, learning_rate=0.003)
     events = history(run)
     (grown,) = [event for event in events if event["event"] == "grow"]
     assert (grown["epoch"], grown["layers"]) == (2, 2)
     bundle = Path(shutil.copytree(BUNDLE, tmp_path / "bundle"))
-    record = export_run(run, bundle, volumes=data / "imagesTr")
+    record = export_run(run, bundle, volumes=few_phantoms / "imagesTr")
     network = build_network(json.loads((bundle / "models" / "network.json").read_text()))
     assert count_parameters(network) == record["parameters"]["total"] == grown["parameters"]
     assert set(record["dendrites"]) == set(config(*GROWN)["dendrites"]["layer_names"])
     assert grown["parameters"] <= PARAMETERS and flops(network) <= FLOPS
 
 
-def test_without_growth_it_trains_on(data: Path, tmp_path: Path) -> None:
-    train(data, tmp_path / "run", *PLAIN, epochs=2)
+def test_without_growth_it_trains_on(few_phantoms: Path, tmp_path: Path) -> None:
+    train(few_phantoms, tmp_path / "run", *PLAIN, epochs=2)
     events = history(tmp_path / "run")
     assert [event["event"] for event in events] == ["epoch", "epoch", "complete"]
     assert events[-1]["integrated_dendrite_sets"] == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.harness import BUNDLE, in_child, kill_self, train
+from helpers.harness import BUNDLE, in_child, kill_self
 from helpers.small_export import bundle_for
 from helpers.tiny import UNET
 from perforated_monai import UserError, build_network, load_weights
@@ -251,23 +251,6 @@ def test_compiles_without_graph_breaks(name: str, grown) -> None:
 # -- a run into a bundle ---------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def run(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short training that grows two sets."""
-    pytest.importorskip("perforatedai", reason="extra train is not installed: nothing can grow")
-    out = tmp_path_factory.mktemp("run")
-    train(phantoms, out, dendrites=True)
-    return out
-
-
-@pytest.fixture(scope="module")
-def plain_run(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One epoch without dendrites."""
-    out = tmp_path_factory.mktemp("plain_run")
-    train(phantoms, out, epochs=1)
-    return out
-
-
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     """The shipped configs with a small window, and a page with markers."""
@@ -288,8 +271,10 @@ def content(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
 
 
-def test_export_writes_a_whole_bundle(run: Path, bundle: Path, phantoms: Path, capsys) -> None:
-    arguments = ["export", str(run), "--bundle", str(bundle), "--volumes", str(phantoms)]
+def test_export_writes_a_whole_bundle(
+    grown_run: Path, bundle: Path, phantoms: Path, capsys
+) -> None:
+    arguments = ["export", str(grown_run), "--bundle", str(bundle), "--volumes", str(phantoms)]
     assert main([*arguments, "--engine", "torch,torch-bf16"]) == 0
     formats = [n for n in PACKAGES if not missing_packages(PACKAGES[n])]
     said = capsys.readouterr().out
@@ -438,8 +423,8 @@ BAD_RUNS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("name", BAD_RUNS)
 @pytest.mark.parametrize("kind", ["plain", "grown"])
-def test_bad_runs_are_refused(kind, name, plain_run, run, bundle, tmp_path, capsys) -> None:
-    bad = shutil.copytree(run if kind == "grown" else plain_run, tmp_path / "bad")
+def test_bad_runs_are_refused(kind, name, plain_run, grown_run, bundle, tmp_path, capsys) -> None:
+    bad = shutil.copytree(grown_run if kind == "grown" else plain_run, tmp_path / "bad")
     BAD_RUNS[name][0](bad)
     before = content(bundle)
     with pytest.raises(UserError, match=BAD_RUNS[name][1]):
@@ -475,9 +460,11 @@ def test_a_format_that_disagrees_is_refused(plain_run: Path, bundle: Path, monke
     assert content(bundle) == before
 
 
-def test_a_missing_package_is_named_before_anything(run: Path, bundle: Path, monkeypatch) -> None:
+def test_a_missing_package_is_named_before_anything(
+    grown_run: Path, bundle: Path, monkeypatch
+) -> None:
     monkeypatch.setitem(PACKAGES, "onnx", ["a_package_nobody_has"])
     before = content(bundle)
     with pytest.raises(UserError, match=r"perforated-monai\[export\]"):
-        export_run(run, bundle, formats=["onnx"])
+        export_run(grown_run, bundle, formats=["onnx"])
     assert content(bundle) == before

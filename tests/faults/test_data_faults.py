@@ -64,27 +64,32 @@ def _cause(error: BaseException | None) -> UserError | None:
     return error
 
 
-def test_fault_16_label_out_of_range(data, tmp_path):
+@pytest.mark.fault(16)
+def test_label_out_of_range(data, tmp_path):
     rewrite(data, LABEL, lambda label: np.where(label == 2, 7, label).astype(np.uint8))
     refused(data, tmp_path / "out", LABEL, "label-values")
 
 
-def test_fault_17_image_and_label_of_another_shape(data, tmp_path):
+@pytest.mark.fault(17)
+def test_image_and_label_of_another_shape(data, tmp_path):
     rewrite(data, LABEL, lambda label: label[:, :, 1:])
     refused(data, tmp_path / "out", LABEL, "pair-shape")
 
 
-def test_fault_18_affine_mismatch(data, tmp_path):
+@pytest.mark.fault(18)
+def test_affine_mismatch(data, tmp_path):
     rewrite(data, LABEL, lambda label: label, shift=1.0)
     refused(data, tmp_path / "out", LABEL, "pair-affine")
 
 
-def test_fault_19_label_that_is_not_integer(data, tmp_path):
+@pytest.mark.fault(19)
+def test_label_that_is_not_integer(data, tmp_path):
     rewrite(data, LABEL, lambda label: label.astype(np.float32) * np.float32(0.999))
     refused(data, tmp_path / "out", LABEL, "label-integer")
 
 
-def test_fault_20_nan_in_an_image(data, tmp_path):
+@pytest.mark.fault(20)
+def test_nan_in_an_image(data, tmp_path):
     """Training reads images as it goes: it stops at the case, and check finds it before."""
 
     def with_slab(image: np.ndarray) -> np.ndarray:
@@ -100,8 +105,9 @@ def test_fault_20_nan_in_an_image(data, tmp_path):
     assert [(f.file, f.severity) for f in found] == [(IMAGE, ERROR)]
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize("damage", ["flip", "cut", "cut in the last six bytes"])
-def test_fault_21_gzip_flip_or_truncation(damage, data, tmp_path):
+def test_gzip_flip_or_truncation(damage, data, tmp_path):
     content = bytearray((data / LABEL).read_bytes())
     if damage == "flip":
         content[len(content) // 2] ^= 16
@@ -111,7 +117,8 @@ def test_fault_21_gzip_flip_or_truncation(damage, data, tmp_path):
     refused(data, tmp_path / "out", LABEL, "whole")
 
 
-def test_fault_22_missing_path_duplicate_and_leak_are_listed_at_once(tmp_path):
+@pytest.mark.fault(22)
+def test_missing_path_duplicate_and_leak_are_listed_at_once(tmp_path):
     root = fill(tmp_path / "data", range(20))
     manifest = write_manifest(root, tmp_path / "manifest.json", "tiny")
     (a, *_), (b, *_) = manifest.folds[0], manifest.folds[1]
@@ -131,7 +138,8 @@ def test_fault_22_missing_path_duplicate_and_leak_are_listed_at_once(tmp_path):
     assert a in leak.file + leak.value and b in leak.file + leak.value
 
 
-def test_fault_22_a_case_in_two_parts_cannot_be_written_into_a_manifest(tmp_path):
+@pytest.mark.fault(22)
+def test_a_case_in_two_parts_cannot_be_written_into_a_manifest(tmp_path):
     root = fill(tmp_path / "data")
     write_manifest(root, tmp_path / "manifest.json", "tiny")
     text = (tmp_path / "manifest.json").read_text()
@@ -146,7 +154,8 @@ def cached(cases: list[dict], cache: Path, high: float = 1.0) -> torch.Tensor:
     return CaseDataset(cases, steps, cache_dir=cache)[0]["image"].as_tensor()
 
 
-def test_fault_23_stale_cache(data, tmp_path, capsys):
+@pytest.mark.fault(23)
+def test_stale_cache(data, tmp_path, capsys):
     cases, cache = datalist(data, data / "manifest.json", "train"), tmp_path / "cache"
     first = cached(cases, cache)
     assert torch.equal(cached(cases, cache), first)
@@ -157,8 +166,9 @@ def test_fault_23_stale_cache(data, tmp_path, capsys):
     assert "was changed: made again" in capsys.readouterr().out
 
 
+@pytest.mark.fault(24)
 @pytest.mark.parametrize("damage", ["empty", "cut", "flip"])
-def test_fault_24_corrupt_cache_file(damage, data, tmp_path, capsys):
+def test_corrupt_cache_file(damage, data, tmp_path, capsys):
     cases, cache = datalist(data, data / "manifest.json", "train"), tmp_path / "cache"
     first = cached(cases, cache)
     (file,) = cache.rglob("*.pt")
@@ -169,7 +179,8 @@ def test_fault_24_corrupt_cache_file(damage, data, tmp_path, capsys):
     assert "is damaged: made again" in capsys.readouterr().out
 
 
-def test_fault_25_empty_foreground(data, tmp_path):
+@pytest.mark.fault(25)
+def test_empty_foreground(data, tmp_path):
     """It may be meant: check warns by name, training goes on and crops background there."""
     rewrite(data, LABEL, lambda label: np.zeros_like(label))
     found = [f for f in check_dataset(data).findings if f.rule == "label-empty"]
@@ -181,7 +192,8 @@ def test_fault_25_empty_foreground(data, tmp_path):
     assert item["image"].shape[1:] == (16, 16, 16) and not item["label"].any()
 
 
-def test_fault_26_volume_smaller_than_the_crop(tmp_path):
+@pytest.mark.fault(26)
+def test_volume_smaller_than_the_crop(tmp_path):
     """The shipped preprocessing pads it."""
     root = tmp_path / "data"
     for case in range(10):
@@ -193,6 +205,7 @@ def test_fault_26_volume_smaller_than_the_crop(tmp_path):
     assert item["image"].shape == item["label"].shape == (1, 16, 16, 16)
 
 
-def test_fault_27_wrong_number_of_channels(data, tmp_path):
+@pytest.mark.fault(27)
+def test_wrong_number_of_channels(data, tmp_path):
     rewrite(data, IMAGE, lambda image: np.stack([image, image], -1))
     refused(data, tmp_path / "out", IMAGE, "channels")

@@ -81,7 +81,8 @@ def packed(values: np.ndarray) -> bytes:
     return gzip.compress(nib.Nifti1Image(values, np.eye(4)).to_bytes(), mtime=0)
 
 
-def test_28_bad_files_do_not_cost_the_others(scans, segmenter):
+@pytest.mark.fault(28)
+def test_bad_files_do_not_cost_the_others(scans, segmenter):
     whole = packed(blocks(seed=5))
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 0x10
@@ -102,7 +103,8 @@ def test_28_bad_files_do_not_cost_the_others(scans, segmenter):
     refuses(scans, segmenter, expected)
 
 
-def test_28_every_bit_flip_in_a_gzip_file_is_caught_or_harmless(scans, segmenter):
+@pytest.mark.fault(28)
+def test_every_bit_flip_in_a_gzip_file_is_caught_or_harmless(scans, segmenter):
     """MONAI and nibabel let 279 of 300 pass as different data."""
     from perforated_monai.inference.segment.read import read_nifti
 
@@ -123,12 +125,14 @@ def test_28_every_bit_flip_in_a_gzip_file_is_caught_or_harmless(scans, segmenter
     assert caught > 280
 
 
-def test_29_killed_while_running_leaves_only_whole_masks_and_goes_on(tmp_path, segmenter):
+@pytest.mark.fault(29)
+def test_killed_while_running_leaves_only_whole_masks_and_goes_on(tmp_path, segmenter):
     kill_and_resume(tmp_path, segmenter, kills=3)
 
 
+@pytest.mark.fault(29)
 @pytest.mark.slow
-def test_29_two_hundred_kills(tmp_path, segmenter):
+def test_two_hundred_kills(tmp_path, segmenter):
     kill_and_resume(tmp_path, segmenter, kills=200)
 
 
@@ -170,7 +174,8 @@ def masks_of(output: Path) -> dict[str, bytes]:
     return {str(p.relative_to(output)): p.read_bytes() for p in output.rglob("*_seg.nii.gz")}
 
 
-def test_30_full_disk_leaves_no_truncated_mask(scans, segmenter):
+@pytest.mark.fault(30)
+def test_full_disk_leaves_no_truncated_mask(scans, segmenter):
     """A file-size limit fails a write as a full disk does, after some bytes went through."""
     large = np.random.default_rng(0).integers(0, 3, (60, 60, 60)).astype("f4")
     save(scans / "large.nii.gz", large)
@@ -188,7 +193,8 @@ def test_30_full_disk_leaves_no_truncated_mask(scans, segmenter):
     assert not list(output.glob("*large*")) and not list(output.glob(".*.tmp"))
 
 
-def test_31_two_files_of_one_name_keep_their_folders(scans, segmenter):
+@pytest.mark.fault(31)
+def test_two_files_of_one_name_keep_their_folders(scans, segmenter):
     for k in (1, 2):
         save(scans / f"p{k}" / "ct.nii.gz", blocks(seed=10 + k))
     output = scans.parent / "out"
@@ -198,8 +204,9 @@ def test_31_two_files_of_one_name_keep_their_folders(scans, segmenter):
         assert np.array_equal(found, np.round(blocks(seed=10 + k)))
 
 
+@pytest.mark.fault(32)
 @pytest.mark.parametrize("wrong", ["voxel", "affine", "code", "type", "shape", "cut"])
-def test_32_mask_that_reads_back_differently_gets_no_name(wrong, tmp_path):
+def test_mask_that_reads_back_differently_gets_no_name(wrong, tmp_path):
     labels = np.round(blocks()).astype(np.uint8)
     affine = np.diag([1.0, 2.0, 3.0, 1.0])
     path = tmp_path / "m_seg.nii.gz"
@@ -223,7 +230,8 @@ def test_32_mask_that_reads_back_differently_gets_no_name(wrong, tmp_path):
         write.verify_mask(path, other, affine, header)
 
 
-def test_33_more_than_255_labels(tmp_path):
+@pytest.mark.fault(33)
+def test_more_than_255_labels(tmp_path):
     bundle = make_rounding_bundle(tmp_path / "b", outputs=302)
     values = blocks()
     values[0, 0, :2] = 300, 301
@@ -234,7 +242,8 @@ def test_33_more_than_255_labels(tmp_path):
     assert np.array_equal(np.asarray(mask.dataobj), np.round(values))
 
 
-def test_34_nan_and_inf_in_image_or_network(scans, segmenter, tmp_path):
+@pytest.mark.fault(34)
+def test_nan_and_inf_in_image_or_network(scans, segmenter, tmp_path):
     for name, value in (("nan", np.nan), ("inf", np.inf), ("huge", 1e300)):
         values = blocks(seed=9).astype(np.float64)
         values[:2, 3] = value
@@ -249,7 +258,8 @@ def test_34_nan_and_inf_in_image_or_network(scans, segmenter, tmp_path):
     assert masks_of(tmp_path / "none") == {}
 
 
-def test_35_affine_singular_not_finite_or_in_conflict(scans, segmenter):
+@pytest.mark.fault(35)
+def test_affine_singular_not_finite_or_in_conflict(scans, segmenter):
     values = blocks(seed=7)
     save(scans / "singular.nii.gz", values, srow_x=[0, 0, 0, 0])
     save(scans / "nan.nii.gz", values, srow_y=[0, np.nan, 0, 0])
@@ -278,7 +288,8 @@ def test_35_affine_singular_not_finite_or_in_conflict(scans, segmenter):
         assert np.array_equal(scan.get_best_affine(), mask.get_best_affine())
 
 
-def test_36_other_dimensions_and_types_are_refused_by_the_header(scans, segmenter):
+@pytest.mark.fault(36)
+def test_other_dimensions_and_types_are_refused_by_the_header(scans, segmenter):
     values = np.round(blocks(seed=7))
     rgb = np.zeros(values.shape, [("R", "u1"), ("G", "u1"), ("B", "u1")])
     save(scans / "two.nii.gz", values[..., 0])
@@ -302,7 +313,8 @@ def test_36_other_dimensions_and_types_are_refused_by_the_header(scans, segmente
     assert np.array_equal(labels_of(scans.parent / "out2" / "volume_seg.nii.gz"), values)
 
 
-def test_37_bombs_are_refused_before_they_are_read(scans, segmenter):
+@pytest.mark.fault(37)
+def test_bombs_are_refused_before_they_are_read(scans, segmenter):
     header = nib.Nifti1Header()
     header.set_data_shape((30000, 30000, 30000))
     header.set_data_dtype(np.uint8)
@@ -319,7 +331,8 @@ def test_37_bombs_are_refused_before_they_are_read(scans, segmenter):
     assert time.perf_counter() - start < 20
 
 
-def test_37_a_scan_that_does_not_fit_memory_is_refused_or_done_with_fewer_windows(tmp_path):
+@pytest.mark.fault(37)
+def test_a_scan_that_does_not_fit_memory_is_refused_or_done_with_fewer_windows(tmp_path):
     bundle = make_rounding_bundle(tmp_path / "b")
     values = blocks((40, 40, 40))
     small = Segmenter(bundle, device="cpu", memory_limit=100_000)
@@ -331,7 +344,8 @@ def test_37_a_scan_that_does_not_fit_memory_is_refused_or_done_with_fewer_window
     assert any("windows at a time" in note for note in found.notes)
 
 
-def test_38_out_of_device_memory_moves_to_the_cpu_and_says_so(scans, segmenter, tmp_path):
+@pytest.mark.fault(38)
+def test_out_of_device_memory_moves_to_the_cpu_and_says_so(scans, segmenter, tmp_path):
     """To torch cpu:0 is another device than cpu: it stands for a GPU that is full."""
     fragile = Segmenter(segmenter.bundle, device="cpu:0")
 
@@ -346,7 +360,8 @@ def test_38_out_of_device_memory_moves_to_the_cpu_and_says_so(scans, segmenter, 
         assert any("moved to the CPU" in note for note in row["notes"])
 
 
-def test_39_series_that_are_not_whole_are_refused_by_slice(tmp_path, segmenter):
+@pytest.mark.fault(39)
+def test_series_that_are_not_whole_are_refused_by_slice(tmp_path, segmenter):
     pydicom = pytest.importorskip("pydicom", reason="install perforated-monai[dicom]")
     pytest.importorskip("itk", reason="install perforated-monai[dicom]")
     from helpers.dicom_series import SECRET, slice_at, write_series
@@ -390,7 +405,8 @@ def test_39_series_that_are_not_whole_are_refused_by_slice(tmp_path, segmenter):
         assert SECRET.encode() not in file.read_bytes()
 
 
-def test_40_a_plain_file_beside_its_gzip_twin(scans, segmenter):
+@pytest.mark.fault(40)
+def test_a_plain_file_beside_its_gzip_twin(scans, segmenter):
     save(scans / "twin.nii", blocks(seed=7))
     save(scans / "twin.nii.gz", blocks(seed=8))
     expected = {"twin.nii": "twin.nii.gz", "twin.nii.gz": "twin.nii"}
@@ -421,7 +437,8 @@ def as_nobody(work: Callable[[], None]) -> int:
     return in_child(run)
 
 
-def test_41_unreadable_files_and_folders_are_named(segmenter):
+@pytest.mark.fault(41)
+def test_unreadable_files_and_folders_are_named(segmenter):
     with open_to_nobody() as root:
         for seed, name in enumerate(GOOD):
             save(root / "in" / name, blocks(seed=seed))
@@ -441,7 +458,8 @@ def test_41_unreadable_files_and_folders_are_named(segmenter):
         (root / "in" / "closed").chmod(0o755)
 
 
-def test_42_read_only_output_is_refused_before_the_first_case(segmenter):
+@pytest.mark.fault(42)
+def test_read_only_output_is_refused_before_the_first_case(segmenter):
     with open_to_nobody() as root:
         save(root / "in" / "a.nii", blocks())
         (root / "out").mkdir()
@@ -459,7 +477,8 @@ def test_42_read_only_output_is_refused_before_the_first_case(segmenter):
         (root / "out").chmod(0o755)
 
 
-def test_58_shell_characters_in_names_are_text(tmp_path, segmenter, capfd):
+@pytest.mark.fault(58)
+def test_shell_characters_in_names_are_text(tmp_path, segmenter, capfd):
     names = [
         "a;rm -rf x",
         "$(touch pwned)",
@@ -489,7 +508,8 @@ def test_58_shell_characters_in_names_are_text(tmp_path, segmenter, capfd):
     assert not list(tmp_path.rglob("pwned")) and not Path("pwned").exists()
 
 
-def test_59_no_patient_data_in_what_is_written(tmp_path, segmenter, capfd):
+@pytest.mark.fault(59)
+def test_no_patient_data_in_what_is_written(tmp_path, segmenter, capfd):
     secret = "DOE^JANE"
     image = nib.Nifti1Image(blocks(), np.eye(4))
     image.header["descrip"] = image.header["aux_file"] = secret

@@ -76,19 +76,21 @@ def judge(tmp_path, monkeypatch) -> Callable[[Path], Verdict]:
     return run
 
 
+@pytest.mark.fault(43)
 @pytest.mark.parametrize(
     "member",
     ["../outside.txt", "/tmp/outside.txt", entry(f"{TOP}/docs/a.md", stat.S_IFLNK | 0o777)],
     ids=["slip", "absolute", "link"],
 )
-def test_fault_43_members_that_lead_outside(member, content, judge, tmp_path) -> None:
+def test_members_that_lead_outside(member, content, judge, tmp_path) -> None:
     file = raw_zip(tmp_path / "spoiled.zip", content, (member, b"../outside.txt"))
     found = {f.rule: f.file for f in judge(file).findings}
     where = found.get("zip-names") or found["zip-kinds"]
     assert Path(member if isinstance(member, str) else member.filename).name in where
 
 
-def test_fault_44_a_bomb(content, judge, tmp_path) -> None:
+@pytest.mark.fault(44)
+def test_a_bomb(content, judge, tmp_path) -> None:
     """300 kB that would unpack to 300 MB."""
     file = tmp_path / "bomb.zip"
     bomb = entry(f"{TOP}/docs/a.md", compress_type=zipfile.ZIP_DEFLATED)
@@ -98,7 +100,8 @@ def test_fault_44_a_bomb(content, judge, tmp_path) -> None:
     assert (finding.rule, finding.file) == ("zip-size", f"{TOP}/docs/a.md")
 
 
-def test_fault_45_a_download_that_was_cut_or_changed(packed, content, judge, tmp_path) -> None:
+@pytest.mark.fault(45)
+def test_a_download_that_was_cut_or_changed(packed, content, judge, tmp_path) -> None:
     data = packed.read_bytes()
     cut = tmp_path / "cut.zip"
     cut.write_bytes(data[: len(data) * 2 // 3])
@@ -109,7 +112,8 @@ def test_fault_45_a_download_that_was_cut_or_changed(packed, content, judge, tmp
     assert (finding.rule, finding.file, finding.value) == ("record", TRAIN, "another sha256")
 
 
-def test_fault_46_metadata_without_a_key(content, judge, tmp_path) -> None:
+@pytest.mark.fault(46)
+def test_metadata_without_a_key(content, judge, tmp_path) -> None:
     edit(content, METADATA, task=None)
     (finding,) = judge(rezip(content, tmp_path / "spoiled.zip")).findings
     assert (finding.rule, finding.value) == ("metadata-schema", "no task")
@@ -119,7 +123,8 @@ def test_fault_46_metadata_without_a_key(content, judge, tmp_path) -> None:
         pack_bundle(root, tmp_path / "packed.zip")
 
 
-def test_fault_47_weights_that_are_not_those_trained(
+@pytest.mark.fault(47)
+def test_weights_that_are_not_those_trained(
     tiny_unet: Callable, volume: Callable, grow: Callable, tmp_path: Path
 ) -> None:
     network, x = tiny_unet(), volume()
@@ -139,7 +144,8 @@ def test_fault_47_weights_that_are_not_those_trained(
         refuse_difference(trained, parity.compare(expected, parity.outputs(plain, [x])))
 
 
-def test_fault_48_torchscript_of_a_network_with_dendrites(volume: Callable, tmp_path: Path) -> None:
+@pytest.mark.fault(48)
+def test_torchscript_of_a_network_with_dendrites(volume: Callable, tmp_path: Path) -> None:
     layer = "model.0.conv.unit0.conv"
     dendrites = {layer: {"count": 2, "kind": "copy", "activation": "sigmoid"}}
     spec = {**SPEC, "dendrites": dendrites}
@@ -158,7 +164,8 @@ def test_fault_48_torchscript_of_a_network_with_dendrites(volume: Callable, tmp_
     assert found["relative"] < 1e-5 and found["label_agreement"] == 1.0
 
 
-def test_fault_49_killed_half_way(tmp_path: Path) -> None:
+@pytest.mark.fault(49)
+def test_killed_half_way(tmp_path: Path) -> None:
     """An export changes nothing of its bundle; a pack leaves nothing under the name of its zip."""
     root = small_bundle(tmp_path)
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
@@ -184,8 +191,9 @@ def test_fault_49_killed_half_way(tmp_path: Path) -> None:
     assert not packed.exists() or not verify(packed).broken
 
 
+@pytest.mark.fault(50)
 @pytest.mark.parametrize("release", ["", "9.9.9"], ids=["absent", "another"])
-def test_fault_50_perforatedai_is_absent_or_another(
+def test_perforatedai_is_absent_or_another(
     release: str, tiny_unet: Callable, forked: Callable, tmp_path: Path
 ) -> None:
     """Where dendrites would grow, the needed release is named; exported networks do not ask."""
@@ -214,7 +222,8 @@ def test_fault_50_perforatedai_is_absent_or_another(
     assert release in said
 
 
-def test_fault_55_evil_pickle_in_the_weights(content, judge, tmp_path) -> None:
+@pytest.mark.fault(55)
+def test_evil_pickle_in_the_weights(content, judge, tmp_path) -> None:
     class Evil:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return os.system, (f"touch {tmp_path / 'ran'}",)
@@ -225,6 +234,7 @@ def test_fault_55_evil_pickle_in_the_weights(content, judge, tmp_path) -> None:
     assert "system" in finding.value
 
 
+@pytest.mark.fault(56)
 @pytest.mark.parametrize(
     ("rule", "change"),
     [
@@ -232,13 +242,14 @@ def test_fault_55_evil_pickle_in_the_weights(content, judge, tmp_path) -> None:
         ("targets", {"x": {"_target_": "os.system", "command": "touch ran"}}),
     ],
 )
-def test_fault_56_code_in_a_foreign_config(rule, change, content, judge, tmp_path) -> None:
+def test_code_in_a_foreign_config(rule, change, content, judge, tmp_path) -> None:
     edit(content, INFERENCE, **change)
     verdict = judge(rezip(content, tmp_path / "spoiled.zip"))
     assert [(f.rule, f.file) for f in verdict.foreign] == [(rule, INFERENCE)]
     assert "system" in verdict.foreign[0].value
 
 
+@pytest.mark.fault(57)
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -246,7 +257,7 @@ def test_fault_56_code_in_a_foreign_config(rule, change, content, judge, tmp_pat
         ("args=(sys.stdout,)", "args=(__import__('os').system('touch ran'),)"),
     ],
 )
-def test_fault_57_code_in_logging_conf(old, new, content, judge, tmp_path) -> None:
+def test_code_in_logging_conf(old, new, content, judge, tmp_path) -> None:
     file = "configs/logging.conf"
     put(content, file, content[file].decode().replace(old, new))
     (finding,) = judge(rezip(content, tmp_path / "spoiled.zip")).findings

@@ -14,13 +14,15 @@ from perforated_monai.study.runner import trials_of
 from perforated_monai.study.study_file import load_study
 
 
-def test_51_a_crashed_trial_is_marked_and_the_others_go_on(phantom_study: Done) -> None:
+@pytest.mark.fault(51)
+def test_a_crashed_trial_is_marked_and_the_others_go_on(phantom_study: Done) -> None:
     assert list(phantom_study.first) == [KILLED.id]
     assert phantom_study.statuses[KILLED.id] == "failed"
     assert [s for t, s in phantom_study.statuses.items() if t != KILLED.id] == ["done"] * 3
 
 
-def test_52_the_same_command_continues_it_from_its_run_folder(phantom_study: Done) -> None:
+@pytest.mark.fault(52)
+def test_the_same_command_continues_it_from_its_run_folder(phantom_study: Done) -> None:
     assert (read(phantom_study.places, KILLED) or {})["status"] == "done"
     log = (phantom_study.places.run(KILLED) / "log.txt").read_text()
     bars = [int(n) for n in re.findall(r"^epoch +(\d+)", log, re.M)]
@@ -29,7 +31,8 @@ def test_52_the_same_command_continues_it_from_its_run_folder(phantom_study: Don
     assert 5 <= len(bars) <= 7, "it began anew"
 
 
-def test_53_two_runners_never_take_one_trial(phantom_study: Done) -> None:
+@pytest.mark.fault(53)
+def test_two_runners_never_take_one_trial(phantom_study: Done) -> None:
     for trial in trials_of(phantom_study.study):
         log = (phantom_study.places.run(trial) / "log.txt").read_text()
         assert log.count("done: best Dice") == 1, trial.id
@@ -37,8 +40,9 @@ def test_53_two_runners_never_take_one_trial(phantom_study: Done) -> None:
     assert sorted(finished) == sorted(t.id for t in trials_of(phantom_study.study))
 
 
+@pytest.mark.fault(54)
 @pytest.mark.parametrize("key", ["train::trainer::max_epoch", "train#trainer#max_epoch", "learnig"])
-def test_54_a_mistyped_override_is_refused(key: str, tmp_path: Path) -> None:
+def test_a_mistyped_override_is_refused(key: str, tmp_path: Path) -> None:
     root = tmp_path / BUNDLE.name
     (root / "configs").mkdir(parents=True)
     for name in ("train.json", "evaluate.json"):

@@ -38,13 +38,6 @@ from perforated_monai.training.checkpoints import Checkpoints, load_hashed
 from perforated_monai.training.optimizer import assert_complete
 
 
-@pytest.fixture(scope="module")
-def plain(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("plain")
-    train(phantoms, out)
-    return out
-
-
 def trainer_of(made) -> Engine:
     return made.parser.get_parsed_content("train::trainer")
 
@@ -67,16 +60,16 @@ def on_epoch(epoch: int, event: Events, act: Callable[[], None]) -> Callable[[En
     return prepare
 
 
-def test_fault_01_sigkill_then_the_same_command(
-    phantoms: Path, tmp_path: Path, plain: Path
-) -> None:
+@pytest.mark.fault(1)
+def test_sigkill_then_the_same_command(phantoms: Path, tmp_path: Path, plain_run: Path) -> None:
     prepare = on_epoch(3, Events.ITERATION_COMPLETED, kill_self)
     assert ends(phantoms, tmp_path, prepare) == -signal.SIGKILL
     assert in_child(lambda: train(phantoms, tmp_path) and None) == 0
-    same_run(tmp_path, plain)
+    same_run(tmp_path, plain_run)
 
 
-def test_fault_02_sigkill_inside_a_checkpoint_write(tmp_path: Path) -> None:
+@pytest.mark.fault(2)
+def test_sigkill_inside_a_checkpoint_write(tmp_path: Path) -> None:
     store = Checkpoints(tmp_path)
     store.save(1, {"epoch": 1})
 
@@ -93,13 +86,15 @@ def test_fault_02_sigkill_inside_a_checkpoint_write(tmp_path: Path) -> None:
     assert store.load_last()["epoch"] == 1
 
 
-def test_fault_03_sigterm_exits_143(phantoms: Path, tmp_path: Path) -> None:
+@pytest.mark.fault(3)
+def test_sigterm_exits_143(phantoms: Path, tmp_path: Path) -> None:
     act = lambda: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
     assert ends(phantoms, tmp_path, on_epoch(2, Events.ITERATION_STARTED, act)) == 143
     assert load_hashed(tmp_path / "checkpoints" / "epoch_0001.pt")["epoch"] == 1
 
 
-def test_fault_04_disk_full_on_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.fault(4)
+def test_disk_full_on_checkpoint(tmp_path: Path) -> None:
     store = Checkpoints(tmp_path)
     store.save(1, {"epoch": 1, "x": torch.zeros(10)})
 
@@ -116,8 +111,9 @@ def test_fault_04_disk_full_on_checkpoint(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.tmp")) and not list(tmp_path.glob(".*.tmp"))
 
 
+@pytest.mark.fault(5)
 @pytest.mark.parametrize("damage", ["truncated", "empty", "flipped"])
-def test_fault_05_damaged_checkpoint(tmp_path: Path, damage: str) -> None:
+def test_damaged_checkpoint(tmp_path: Path, damage: str) -> None:
     store = Checkpoints(tmp_path)
     store.save(1, {"epoch": 1})
     path = store.save(2, {"epoch": 2, "x": torch.arange(100.0)})
@@ -129,8 +125,9 @@ def test_fault_05_damaged_checkpoint(tmp_path: Path, damage: str) -> None:
         assert store.load_last()["epoch"] == 1
 
 
-def test_fault_06_learning_rate_epoch_and_best_after_resume(
-    phantoms: Path, tmp_path: Path, plain: Path
+@pytest.mark.fault(6)
+def test_learning_rate_epoch_and_best_after_resume(
+    phantoms: Path, tmp_path: Path, plain_run: Path
 ) -> None:
     prepare = on_epoch(3, Events.EPOCH_STARTED, kill_self)
     assert ends(phantoms, tmp_path, prepare) == -signal.SIGKILL
@@ -143,12 +140,13 @@ def test_fault_06_learning_rate_epoch_and_best_after_resume(
         lambda: seen.append((trainer.state.epoch, optimizer.param_groups[0]["lr"])),
     )
     made.run()
-    third = [e for e in history(plain) if e["event"] == "epoch"][2]
+    third = [e for e in history(plain_run) if e["event"] == "epoch"][2]
     assert seen == [(3, third["lr"][0])]
-    assert history(tmp_path)[-1] == history(plain)[-1]
+    assert history(tmp_path)[-1] == history(plain_run)[-1]
 
 
-def test_fault_07_checkpoint_with_dendrites_under_a_plain_configuration(
+@pytest.mark.fault(7)
+def test_checkpoint_with_dendrites_under_a_plain_configuration(
     phantoms: Path, tmp_path: Path
 ) -> None:
     prepare = on_epoch(5, Events.EPOCH_STARTED, kill_self)
@@ -160,7 +158,8 @@ def test_fault_07_checkpoint_with_dendrites_under_a_plain_configuration(
         train(phantoms, tmp_path)
 
 
-def test_fault_08_kill_between_restructure_and_checkpoint(phantoms: Path, tmp_path: Path) -> None:
+@pytest.mark.fault(8)
+def test_kill_between_restructure_and_checkpoint(phantoms: Path, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert in_child(lambda: train(phantoms, whole, dendrites=True, epochs=5) and None) == 0
     growth = next(e for e in history(whole) if e["event"] == "grow")
@@ -192,7 +191,8 @@ def test_fault_08_kill_between_restructure_and_checkpoint(phantoms: Path, tmp_pa
     same_run(broken, whole)
 
 
-def test_fault_09_nan_loss_names_the_case(phantoms: Path, tmp_path: Path) -> None:
+@pytest.mark.fault(9)
+def test_nan_loss_names_the_case(phantoms: Path, tmp_path: Path) -> None:
     made = workflow(phantoms, tmp_path)
     trainer = trainer_of(made)
 
@@ -206,7 +206,8 @@ def test_fault_09_nan_loss_names_the_case(phantoms: Path, tmp_path: Path) -> Non
     assert all(torch.isfinite(v).all() for v in weights(tmp_path).values())
 
 
-def test_fault_10_stale_optimizer(tiny_unet: Callable, volume: Callable, grow: Callable) -> None:
+@pytest.mark.fault(10)
+def test_stale_optimizer(tiny_unet: Callable, volume: Callable, grow: Callable) -> None:
     network = tiny_unet()
     old = torch.optim.SGD(network.parameters(), 0.1)
     tracker = grow(network, volume(), 1)
@@ -214,7 +215,8 @@ def test_fault_10_stale_optimizer(tiny_unet: Callable, volume: Callable, grow: C
         assert_complete(old, tracker.trainable())
 
 
-def test_fault_11_out_of_memory_says_what_to_lower(phantoms: Path, tmp_path: Path) -> None:
+@pytest.mark.fault(11)
+def test_out_of_memory_says_what_to_lower(phantoms: Path, tmp_path: Path) -> None:
     made = workflow(phantoms, tmp_path)
     trainer = trainer_of(made)
 
@@ -237,7 +239,8 @@ class KilledWhileReading:
         return item
 
 
-def test_fault_12_dead_worker_names_the_case(phantoms: Path, tmp_path: Path) -> None:
+@pytest.mark.fault(12)
+def test_dead_worker_names_the_case(phantoms: Path, tmp_path: Path) -> None:
     made = workflow(phantoms, tmp_path, num_workers=1)
     dataset = made.parser.get_parsed_content("train::dataset")
     assert any(d["case"] == "phantom_003" for d in dataset.data)
@@ -246,9 +249,8 @@ def test_fault_12_dead_worker_names_the_case(phantoms: Path, tmp_path: Path) -> 
         made.run()
 
 
-def test_fault_13_one_rank_raises(
-    phantoms: Path, tmp_path: Path, capfd: pytest.CaptureFixture
-) -> None:
+@pytest.mark.fault(13)
+def test_one_rank_raises(phantoms: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     """Two gloo processes; the other one ends with the message, long before its timeout."""
     start = time.monotonic()
     assert train_two(phantoms, tmp_path / "run", False, at(2, (1,), fail)) == [1, 1]
@@ -256,7 +258,8 @@ def test_fault_13_one_rank_raises(
     assert "Rank 1 stopped this run: a volume of zero size" in capfd.readouterr().err
 
 
-def test_fault_14_debugger_key_press_and_exit_become_errors(
+@pytest.mark.fault(14)
+def test_debugger_key_press_and_exit_become_errors(
     tmp_path: Path, tiny_unet: Callable, volume: Callable
 ) -> None:
     """A switch before any backward pass ends in pdb in the library; here it is an exception."""
@@ -271,7 +274,8 @@ def test_fault_14_debugger_key_press_and_exit_become_errors(
         tracker.close()
 
 
-def test_fault_14_exit_code_is_not_zero(repo: Path) -> None:
+@pytest.mark.fault(14)
+def test_exit_code_is_not_zero(repo: Path) -> None:
     """The same in a process of its own, with standard input closed: exit code 1, not 0."""
     program = (
         "import tempfile, torch\n"
@@ -291,7 +295,8 @@ def test_fault_14_exit_code_is_not_zero(repo: Path) -> None:
     assert "TrackerError" in done.stderr.strip().splitlines()[-1]
 
 
-def test_fault_15_two_runs_on_one_folder(phantoms: Path, tmp_path: Path) -> None:
+@pytest.mark.fault(15)
+def test_two_runs_on_one_folder(phantoms: Path, tmp_path: Path) -> None:
     made = workflow(phantoms, tmp_path)
     trainer = trainer_of(made)
     codes: list[int] = []

@@ -113,12 +113,11 @@ FROZEN = {
 
 
 @pytest.fixture(scope="module")
-def base(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one epoch, and its best network as ``model.pt``."""
-    folder = tmp_path_factory.mktemp("base")
-    train(phantoms, folder, epochs=1)
-    torch.save(load_trained(folder).network.state_dict(), folder / "model.pt")
-    return folder
+def base(plain_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The best network of a run, as weights."""
+    file = tmp_path_factory.mktemp("base") / "model.pt"
+    torch.save(load_trained(plain_run).network.state_dict(), file)
+    return file
 
 
 def last_base(out: Path, names: list[str]) -> dict[str, torch.Tensor]:
@@ -128,15 +127,15 @@ def last_base(out: Path, names: list[str]) -> dict[str, torch.Tensor]:
     return {name: state["network"][grown_name(name, state["network"])] for name in names}
 
 
-def test_a_run_keeps_the_base(phantoms: Path, tmp_path: Path, base: Path) -> None:
-    start = {"train::handlers::2::start_weights": str(base / "model.pt")}
+def test_a_run_keeps_the_base(phantoms: Path, tmp_path: Path, plain_run: Path, base: Path) -> None:
+    start = {"train::handlers::2::start_weights": str(base)}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(phantoms, whole, dendrites=True, **FROZEN, **start)
     epochs = [e for e in history(whole) if e["event"] == "epoch"]
     assert [e["dendrite_sets"] for e in epochs] == [1, 1, 1]
     # The first validation scores the base as it was loaded.
-    assert epochs[0]["dice"] == history(base)[0]["dice"]
-    state = torch.load(base / "model.pt", weights_only=True)
+    assert epochs[0]["dice"] == history(plain_run)[-1]["best_dice"]
+    state = torch.load(base, weights_only=True)
     assert not differing(state, last_base(whole, list(state)))
 
     def killed_in_epoch_3() -> None:

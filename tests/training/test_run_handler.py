@@ -29,69 +29,56 @@ from perforated_monai.training import run_handler
 from perforated_monai.training.checkpoints import load_hashed
 from perforated_monai.training.run_handler import RunHandler
 
-
-@pytest.fixture(scope="module")
-def plain(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("plain")
-    train(phantoms, out)
-    return out
-
-
-@pytest.fixture(scope="module")
-def grown(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("grown")
-    train(phantoms, out, dendrites=True)
-    return out
-
-
 # -- what a run leaves -----------------------------------------------------------------------
 
 
-def test_run_folder(plain: Path) -> None:
-    names = {p.name for p in plain.iterdir()}
+def test_run_folder(plain_run: Path) -> None:
+    names = {p.name for p in plain_run.iterdir()}
     assert {"config.json", "history.jsonl", "checkpoints", "dice.png", "tensorboard"} <= names
     assert "tracker" not in names
-    kept = sorted(p.name for p in (plain / "checkpoints").glob("*.pt"))
+    kept = sorted(p.name for p in (plain_run / "checkpoints").glob("*.pt"))
     assert kept == ["best.pt", "epoch_0002.pt", "epoch_0003.pt"]
-    config = json.loads((plain / "config.json").read_text())
+    config = json.loads((plain_run / "config.json").read_text())
     assert config["config"]["base_network_def"]["channels"] == [4, 8]
     assert config["versions"]["torch"] == torch.__version__
     assert len(config["manifest_sha256"]) == 64
-    assert not list(plain.rglob("*.tmp"))
+    assert not list(plain_run.rglob("*.tmp"))
 
 
-def test_history_and_best_agree(plain: Path) -> None:
-    epochs = [e for e in history(plain) if e["event"] == "epoch"]
+def test_history_and_best_agree(plain_run: Path) -> None:
+    epochs = [e for e in history(plain_run) if e["event"] == "epoch"]
     assert [e["epoch"] for e in epochs] == [1, 2, 3]
     best = max(epochs, key=lambda e: e["dice"])
-    saved = load_hashed(plain / "checkpoints" / "best.pt")
+    saved = load_hashed(plain_run / "checkpoints" / "best.pt")
     assert (saved["epoch"], saved["dice"]) == (best["epoch"], best["dice"])
-    assert history(plain)[-1]["best_dice"] == best["dice"]
+    assert history(plain_run)[-1]["best_dice"] == best["dice"]
     assert best["dice"] == pytest.approx(sum(best["dice_per_class"]) / 2, abs=1e-5)
 
 
-def test_epochs_before_growth_are_those_of_the_plain_run(plain: Path, grown: Path) -> None:
+def test_epochs_before_growth_are_those_of_the_plain_run(plain_run: Path, grown_run: Path) -> None:
     """Tracker and dendrite initialisation draw from generators of their own."""
 
     def first(out: Path) -> list[tuple]:
         epochs = [e for e in history(out) if e["event"] == "epoch"]
         return [(e["loss"], e["dice"], e["lr"]) for e in epochs[:3]]
 
-    growth = next(e for e in history(grown) if e["event"] == "grow")
+    growth = next(e for e in history(grown_run) if e["event"] == "grow")
     assert growth["epoch"] >= 2
     count = growth["epoch"]
-    assert first(plain)[:count] == first(grown)[:count]
+    assert first(plain_run)[:count] == first(grown_run)[:count]
 
 
-def test_parameters_are_counted_as_exported(grown: Path) -> None:
-    sets = {e["dendrite_sets"]: e["parameters"] for e in history(grown) if e["event"] == "epoch"}
+def test_parameters_are_counted_as_exported(grown_run: Path) -> None:
+    sets = {
+        e["dendrite_sets"]: e["parameters"] for e in history(grown_run) if e["event"] == "epoch"
+    }
     assert sets[0] < sets[1]
-    saved = load_hashed(grown / "checkpoints" / "best.pt")
+    saved = load_hashed(grown_run / "checkpoints" / "best.pt")
     assert saved["growth"]["sets"] >= 1
 
 
-def test_every_epoch_counts_against_the_budget(grown: Path) -> None:
-    epochs = [e["epoch"] for e in history(grown) if e["event"] == "epoch"]
+def test_every_epoch_counts_against_the_budget(grown_run: Path) -> None:
+    epochs = [e["epoch"] for e in history(grown_run) if e["event"] == "epoch"]
     assert epochs == list(range(1, len(epochs) + 1))
     assert len(epochs) <= 9
 
@@ -149,20 +136,27 @@ def kill_inside(function: str, call: int) -> Callable:
     ],
 )
 def test_killed_run_goes_on_exactly(
-    phantoms: Path, tmp_path: Path, plain: Path, grown: Path, dendrites: bool, stop: Callable
+    phantoms: Path,
+    tmp_path: Path,
+    plain_run: Path,
+    grown_run: Path,
+    dendrites: bool,
+    stop: Callable,
 ) -> None:
     assert run_until(phantoms, tmp_path, stop, dendrites) == -signal.SIGKILL
     assert in_child(lambda: train(phantoms, tmp_path, dendrites) and None) == 0
-    same_run(tmp_path, grown if dendrites else plain)
+    same_run(tmp_path, grown_run if dendrites else plain_run)
 
 
-def test_another_worker_count_changes_nothing(phantoms: Path, tmp_path: Path, plain: Path) -> None:
+def test_another_worker_count_changes_nothing(
+    phantoms: Path, tmp_path: Path, plain_run: Path
+) -> None:
     assert in_child(lambda: train(phantoms, tmp_path, num_workers=2) and None) == 0
-    same_run(tmp_path, plain)
+    same_run(tmp_path, plain_run)
 
 
 def test_damaged_checkpoint_is_named_and_the_one_before_used(
-    phantoms: Path, tmp_path: Path, plain: Path
+    phantoms: Path, tmp_path: Path, plain_run: Path
 ) -> None:
     stop = kill_at(3, Events.ITERATION_COMPLETED)
     assert run_until(phantoms, tmp_path, stop, False) == -signal.SIGKILL
@@ -175,11 +169,11 @@ def test_damaged_checkpoint_is_named_and_the_one_before_used(
     with pytest.warns(UserWarning, match="epoch_0002.pt is damaged"):
         train(phantoms, tmp_path)
     assert not half.exists()
-    same_run(tmp_path, plain)
+    same_run(tmp_path, plain_run)
 
 
 def test_sigterm_exits_143_with_a_whole_checkpoint(
-    phantoms: Path, tmp_path: Path, plain: Path
+    phantoms: Path, tmp_path: Path, plain_run: Path
 ) -> None:
     def stop(trainer) -> None:
         def send() -> None:
@@ -191,17 +185,17 @@ def test_sigterm_exits_143_with_a_whole_checkpoint(
     assert run_until(phantoms, tmp_path, stop, False) == 143
     assert load_hashed(tmp_path / "checkpoints" / "epoch_0002.pt")["epoch"] == 2
     train(phantoms, tmp_path)
-    same_run(tmp_path, plain)
+    same_run(tmp_path, plain_run)
 
 
 # -- refusals --------------------------------------------------------------------------------
 
 
-def test_finished_folder_is_refused(phantoms: Path, plain: Path) -> None:
-    before = (plain / "history.jsonl").read_bytes()
+def test_finished_folder_is_refused(phantoms: Path, plain_run: Path) -> None:
+    before = (plain_run / "history.jsonl").read_bytes()
     with refused("finished run of 3 epochs"):
-        train(phantoms, plain)
-    assert (plain / "history.jsonl").read_bytes() == before
+        train(phantoms, plain_run)
+    assert (plain_run / "history.jsonl").read_bytes() == before
 
 
 def test_another_configuration_is_refused(phantoms: Path, tmp_path: Path) -> None:
