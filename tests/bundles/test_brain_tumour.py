@@ -165,7 +165,7 @@ def test_the_committed_weights_are_small_and_marked() -> None:
         sum(p.numel() for p in build_network(record).parameters())
         == (record["parameters"]["total"])
     )
-    assert record["trained"]["generator"]["name"] == "perforated_monai.data.phantoms"
+    assert record["trained"]["generator"]["name"] == "perforated_monai.phantom"
     metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
     assert metadata["segment"]["phantom_weights"] is True
     warning = "synthetic phantoms, not for patients"

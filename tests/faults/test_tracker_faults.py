@@ -7,8 +7,6 @@ has its own injection.
 import os
 import resource
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +27,7 @@ from helpers.harness import (
     workflow,
 )
 from helpers.ranks import at, fail, train_two
+from perforated_monai import DendriteHandler
 from perforated_monai.dendrites.config import DendriteConfig
 from perforated_monai.errors import UserError
 from perforated_monai.growth.sandbox import TrackerError
@@ -175,15 +174,14 @@ def test_kill_between_restructure_and_checkpoint(phantoms: Path, tmp_path: Path)
 
         def die() -> None:
             if trainer.state.epoch == growth["epoch"]:
-                assert any(e["event"] == "grow" for e in handler_events(made))
+                assert growth_of(made).tracker.sets == 1
                 kill_self()
 
         trainer.add_event_handler(Events.STARTED, register)
         made.run()
 
-    def handler_events(made) -> list:
-        handlers = made.parser.get_parsed_content("train::handlers")
-        return handlers[-1].run.history._pending
+    def growth_of(made) -> DendriteHandler:
+        return made.parser.get_parsed_content("train::handlers")[-1]
 
     assert in_child(work) == -signal.SIGKILL
     assert not any(e["event"] == "grow" for e in history(broken))
@@ -275,24 +273,19 @@ def test_debugger_key_press_and_exit_become_errors(
 
 
 @pytest.mark.fault(14)
-def test_exit_code_is_not_zero(repo: Path) -> None:
+def test_exit_code_is_not_zero(tmp_path: Path, tiny_unet: Callable, forked: Callable) -> None:
     """The same in a process of its own, with standard input closed: exit code 1, not 0."""
-    program = (
-        "import tempfile, torch\n"
-        "from monai.networks.nets import UNet\n"
-        "from perforated_monai.dendrites.config import DendriteConfig\n"
-        "from perforated_monai.growth.tracker import Tracker\n"
-        "net = UNet(3, 1, 2, (4, 8), (2,))\n"
-        "t = Tracker(net, DendriteConfig(patience=1, tries=1), tempfile.mkdtemp())\n"
-        "t.open()\n"
-        "o = torch.optim.SGD([p for _, p in t.trainable()], 0.1)\n"
-        "for s in (.5, .5, .5): t.add_score(s, o)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
-    assert done.returncode == 1
-    assert "TrackerError" in done.stderr.strip().splitlines()[-1]
+
+    def stopped_by_the_library() -> None:
+        tracker = Tracker(tiny_unet(), DendriteConfig(patience=1, tries=1), tmp_path / "tracker")
+        tracker.open()
+        optimizer = torch.optim.SGD([p for _, p in tracker.trainable()], 0.1)
+        for score in (0.5, 0.5, 0.5):
+            tracker.add_score(score, optimizer)
+
+    code, said = forked(stopped_by_the_library)
+    assert code == 1
+    assert said.startswith("TrackerError: ")
 
 
 @pytest.mark.fault(15)

@@ -1,13 +1,15 @@
 """Growth inside a real run: optimizer, outputs, roll-back, learning rate, what is written."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from ignite.engine import Events
+from monai.bundle import ConfigParser
 
-from helpers.harness import BUNDLE, history, train, workflow
-from perforated_monai import DendriteHandler, UserError
+from helpers.harness import BUNDLE, GROW, SMALL, history, initialised, refused, train, workflow
+from perforated_monai import DendriteHandler
 from perforated_monai.dendrites.wrapped import wrapped_modules
 from perforated_monai.training.optimizer import assert_complete
 
@@ -30,11 +32,18 @@ def grown(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
         for h in made.parser.get_parsed_content("train::handlers")
         if isinstance(h, DendriteHandler)
     )
-    seen: dict = {"growths": [], "lr": {}, "out": out, "bundle": before, "trainer": trainer}
+    seen: dict = {
+        "growths": [],
+        "sets": 0,
+        "lr": {},
+        "out": out,
+        "bundle": before,
+        "trainer": trainer,
+    }
 
     def after_epoch(engine) -> None:
-        grew = [e for e in handler.run.history._pending if e["event"] == "grow"]
-        if not grew:
+        before, seen["sets"] = seen["sets"], handler.tracker.sets
+        if seen["sets"] <= before:
             return
         trainable = handler.tracker.trainable()
         assert_complete(optimizer, trainable)
@@ -46,7 +55,6 @@ def grown(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
                 "names": [n for n, _ in trainable],
                 "same_objects": optimizer is engine.optimizer and scheduler.optimizer is optimizer,
                 "dice_after": evaluator.state.metrics["val_mean_dice"],
-                "dice_before": grew[0]["dice_before"],
                 "zero_weights": [
                     float(m.dendrites_to_top[-1][-1].abs().max())
                     for _, m in wrapped_modules(engine.network)
@@ -79,9 +87,11 @@ def test_optimizer_holds_every_trainable_parameter(grown: dict) -> None:
 
 def test_roll_back_returns_to_the_best_dice(grown: dict) -> None:
     """New dendrites have zero weights, so Dice right after growth is the best Dice before it."""
-    for growth in grown["growths"]:
+    events = [e for e in history(grown["out"]) if e["event"] == "grow"]
+    for growth, event in zip(grown["growths"], events, strict=True):
+        assert growth["epoch"] == event["epoch"]
         assert max(growth["zero_weights"]) == 0.0
-        assert growth["dice_after"] == pytest.approx(growth["dice_before"], abs=1e-4)
+        assert growth["dice_after"] == pytest.approx(event["dice_before"], abs=1e-4)
 
 
 def test_learning_rate_restarts_in_the_epoch_after_growth(grown: dict) -> None:
@@ -129,13 +139,17 @@ def test_growth_changes_no_output(phantoms: Path, tmp_path: Path) -> None:
     assert torch.equal(after[grow["epoch"]], before[best])
 
 
-def test_no_run_handler_in_front_is_refused(phantoms: Path, tmp_path: Path) -> None:
-    made = workflow(phantoms, tmp_path)
-    trainer = made.parser.get_parsed_content("train::trainer")
-    evaluator = made.parser.get_parsed_content("validate::evaluator")
-    with pytest.raises(UserError, match="RunHandler"):
-        DendriteHandler(evaluator).attach(evaluator)
-    assert trainer is not None
+def test_a_run_handler_behind_is_refused(phantoms: Path, tmp_path: Path) -> None:
+    files = [str(BUNDLE / "configs" / name) for name in ("train.json", "dendrites.yaml")]
+    config = ConfigParser.load_config_files(files)
+    handlers = config["train"]["handlers"]
+    handlers.insert(0, handlers.pop())
+    assert handlers[0]["_target_"].endswith("DendriteHandler")
+    file = tmp_path / "behind.json"
+    file.write_text(json.dumps(config))
+    with refused("needs a RunHandler before it in train::handlers"):
+        initialised(BUNDLE, [file], phantoms, tmp_path / "run", **(SMALL | GROW)).run()
+    assert not (tmp_path / "run" / "history.jsonl").exists()
 
 
 def test_rejected_dendrites_are_reported(phantoms: Path, tmp_path: Path, capfd) -> None:
