@@ -124,3 +124,30 @@ def test_the_name_does_not_begin_with_monai(repo: Path) -> None:
     # MONAI's component locator scans such packages: our classes would replace its own.
     packages = [p.name for p in (repo / "scripts").iterdir() if (p / "__init__.py").exists()]
     assert packages and not [name for name in packages if name.startswith("monai")]
+
+
+def test_no_test_imports_a_test(repo: Path) -> None:
+    hint = "what two tests need belongs into tests/helpers or a conftest.py"
+    files = sorted((repo / "tests").rglob("*.py"))
+    tests = {file.stem for file in files if file.name.startswith("test_")}
+    assert len(tests) > 50
+    importers = {}
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or "", *(alias.name for alias in node.names)]
+            else:
+                continue
+            parts = {part for name in names for part in name.split(".")}
+            if parts & tests:
+                importers[file.name] = parts & tests
+    assert importers == {}, hint
+
+
+def test_the_tests_mirror_the_rooms(repo: Path) -> None:
+    package = repo / "scripts" / "perforated_monai"
+    rooms = {path.parent.name for path in package.glob("*/__init__.py")}
+    tested = {path.name for path in (repo / "tests").iterdir() if any(path.glob("**/test_*.py"))}
+    assert len(rooms) == 10 and rooms <= tested
