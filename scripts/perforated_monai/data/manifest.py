@@ -149,7 +149,7 @@ def _locate(source: str) -> Path:
 
 
 def _no_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse what JSON accepts: of two equal keys (a case listed twice) it keeps the last."""
+    """Refuse equal keys, such as a case listed twice: JSON would keep only the last one."""
     data = dict(pairs)
     if len(data) < len(pairs):
         keys = sorted(key for key, _ in pairs)

@@ -76,14 +76,14 @@ def _base(entry: dict[str, Any]) -> nn.Module:
 
 
 def _network_class(name: str) -> type[nn.Module]:
-    found = getattr(nets if name in nets.__all__ else monai.networks.nets, name, None)
-    if not (inspect.isclass(found) and issubclass(found, nn.Module)):
+    network_class = getattr(nets if name in nets.__all__ else monai.networks.nets, name, None)
+    if not (inspect.isclass(network_class) and issubclass(network_class, nn.Module)):
         msg = (
             f"base.name must be a class of monai.networks.nets or one of {', '.join(nets.__all__)}"
             f"; got {name!r}."
         )
         raise UserError(msg)
-    return found
+    return network_class
 
 
 _ENTRY = ("count", "kind", *SETTINGS, "activation")

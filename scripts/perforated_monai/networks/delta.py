@@ -48,16 +48,16 @@ def apply_delta(
     return network
 
 
-def _expect(spec: Mapping[str, Any], key: str, found: str, file: str | Path) -> None:
+def _expect(spec: Mapping[str, Any], key: str, actual: str, file: str | Path) -> None:
     expected = spec.get(key)
     if expected is None:
         msg = f"The spec has no {key}: give the network.json that was exported with the delta."
         raise UserError(msg)
-    if expected != found:
+    if expected != actual:
         what = "another base network" if key == "base_sha256" else "another file"
         msg = (
             f"{file} is {what} than the dendrites grew on: {key} must be {expected[:16]}…, it is "
-            f"{found[:16]}…."
+            f"{actual[:16]}…."
         )
         raise UserError(msg)
 

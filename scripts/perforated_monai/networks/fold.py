@@ -90,7 +90,7 @@ def saving(
         masked, folded: specs before and after.
         shape: ``(C, *space)`` of the patch. Every branch is run, whatever its gate says.
     """
-    found: dict[str, Any] = {"sparsity": masked["base"]["sparsity"]}
+    saved: dict[str, Any] = {"sparsity": masked["base"]["sparsity"]}
     for when, spec in (("before", masked), ("after", folded)):
         network: Any = build_network(spec).eval()
         for _, block in network.blocks():
@@ -101,12 +101,12 @@ def saving(
             "flops": count_flops(network, torch.zeros(2, *shape)),
         }
         for name, value in counts.items():
-            found.setdefault(name, {})[when] = value
-    return found
+            saved.setdefault(name, {})[when] = value
+    return saved
 
 
 def folded_line(folded: Mapping[str, Any]) -> str:
-    """What ``saving`` found, for a person."""
+    """What ``saving`` measured, for a person."""
     before, after = (
         f"{sum(folded['branches'][when])} branches, {folded['parameters'][when]:,} parameters, "
         f"{folded['flops'][when] / 1e9:.3f} GFLOP a patch"

@@ -26,20 +26,20 @@ def read_state(file: str | Path) -> dict[str, Tensor]:
     """
     file = Path(file)
     try:
-        found = torch.load(file, map_location="cpu", weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         msg = f"There are no weights at {file}: fetch them, or name another file."
         raise UserError(msg) from None
     except Exception as error:  # torch raises by what it meets: six kinds for damaged files alone
         msg = f"{file} does not read as tensors ({type(error).__name__}). Fetch it again."
         raise UserError(msg) from None
-    if isinstance(found, Mapping):
-        found = next((found[n] for n in _NAMES if isinstance(found.get(n), Mapping)), found)
-    tensors = isinstance(found, Mapping) and all(isinstance(t, Tensor) for t in found.values())
-    if not tensors or not found:
+    if isinstance(content, Mapping):
+        content = next((content[n] for n in _NAMES if isinstance(content.get(n), Mapping)), content)
+    tensors = isinstance(content, Mapping) and all(isinstance(t, Tensor) for t in content.values())
+    if not tensors or not content:
         msg = f"{file} must hold a state dict of tensors, flat or under one of {', '.join(_NAMES)}."
         raise UserError(msg)
-    return dict(found)
+    return dict(content)
 
 
 def load_start(network: nn.Module, file: str | Path) -> None:
@@ -90,10 +90,10 @@ def load_weights(network: nn.Module, file: str | Path, sha256: str | None = None
 def read_weights(file: str | Path, sha256: str | None = None) -> dict[str, torch.Tensor]:
     """Read a flat state dict with ``weights_only=True``; arguments and errors as above."""
     data = Path(file).read_bytes()
-    found = hashlib.sha256(data).hexdigest()
-    if sha256 is not None and found != sha256:
+    actual = hashlib.sha256(data).hexdigest()
+    if sha256 is not None and actual != sha256:
         msg = (
-            f"{file} must have sha256 {sha256[:16]}…, not {found[:16]}…. Export or fetch it again."
+            f"{file} must have sha256 {sha256[:16]}…, not {actual[:16]}…. Export or fetch it again."
         )
         raise UserError(msg)
     return _read_tensors(file, data)

@@ -73,9 +73,9 @@ class BranchedConvolution(nn.Module):
         if self.gate is not None:
             factor = factor * self.gate(y).to(y.dtype)
         if not torch.jit.is_scripting():
-            found = self._without_closed(y, factor)
-            if found is not None:
-                return self.act(self.out_norm(found + self.shortcut(x)))
+            branches = self._without_closed(y, factor)
+            if branches is not None:
+                return self.act(self.out_norm(branches + self.shortcut(x)))
         y = self.act(self.norm(self.branch(y)))
         y = self.expand(y * _each_channel(factor, self.width, y))
         return self.act(self.out_norm(y + self.shortcut(x)))

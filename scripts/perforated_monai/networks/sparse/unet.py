@@ -120,8 +120,8 @@ class SparseUNet(nn.Module):
 
     def blocks(self) -> list[tuple[str, BranchedConvolution]]:
         """Blocks with their names, in the order of ``branches``."""
-        found: list[Any] = [(f"down.{i}", block) for i, block in enumerate(self.down)]
-        return found + [(f"up.{i}", block) for i, block in enumerate(self.up)]
+        blocks: list[Any] = [(f"down.{i}", block) for i, block in enumerate(self.down)]
+        return blocks + [(f"up.{i}", block) for i, block in enumerate(self.up)]
 
     def _costs(self, strides: list[list[int]]) -> list[float]:
         """Multiply-adds of one branch of each block, a voxel of the image."""
@@ -129,14 +129,14 @@ class SparseUNet(nn.Module):
         for row in strides:
             voxels.append(voxels[-1] / math.prod(row))
         levels = len(strides)
-        found = []
+        rows = []
         for i, (_, block) in enumerate(self.blocks()):
             if i < levels:
-                found.append(block.cost(voxels[min(i + 2, levels)], voxels[i + 1]))
+                rows.append(block.cost(voxels[min(i + 2, levels)], voxels[i + 1]))
             else:
                 here = voxels[2 * levels - i]
-                found.append(block.cost(here, here))
-        return found
+                rows.append(block.cost(here, here))
+        return rows
 
 
 def _entry(masks: list[Tensor], i: int) -> Tensor | None:
@@ -144,16 +144,16 @@ def _entry(masks: list[Tensor], i: int) -> Tensor | None:
 
 
 def _counts(branches: Any, blocks: int) -> list[int]:
-    found: Any = [branches] * blocks if isinstance(branches, int) else branches
-    if not isinstance(found, Sequence) or isinstance(found, str) or len(found) != blocks:
+    counts: Any = [branches] * blocks if isinstance(branches, int) else branches
+    if not isinstance(counts, Sequence) or isinstance(counts, str) or len(counts) != blocks:
         msg = (
             f"SparseUNet: branches must be one number or one for each of the {blocks} blocks; got "
             f"{branches!r}."
         )
         raise UserError(msg)
-    for count in found:
+    for count in counts:
         whole_number("SparseUNet", "branches", count, 1)
-    return list(found)
+    return list(counts)
 
 
 def _transposed(dims: int, inputs: int, outputs: int, stride: list[int], groups: int) -> Any:
