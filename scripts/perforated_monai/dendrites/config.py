@@ -20,6 +20,13 @@ LAYERS = ("all", "auto", "random")
 SWITCH_RULES = ("history", "fixed")
 
 
+def knob(default: Any, note: str) -> Any:
+    """A setting with its default and the comment that stands beside it in an overlay."""
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata={"note": note})
+    return field(default=default, metadata={"note": note})
+
+
 # The settings of all kinds are fields of the configuration: the table of kinds says which.
 _OfKinds: Any = dataclasses.make_dataclass(
     "_OfKinds",
@@ -54,7 +61,7 @@ class DendriteConfig(_OfKinds):
         scale: see ``initialisation``; 0.01 is the library's default.
         layers: which of the layers that types, patterns and kind leave grow: ``all``; ``auto``
             takes those from which a probe before the first growth expects most for each added
-            parameter (``probe.expected_gains``); ``random`` draws them, as a control for ``auto``.
+            parameter (``layer_probe.expected_gains``); ``random`` draws them, as a control.
         auto_layers: with ``auto`` or ``random``, how many layers; 0 where the budget decides.
         parameter_budget: with ``auto`` or ``random``, parameters that one set may add; 0 where
             ``auto_layers`` decides.
@@ -71,28 +78,31 @@ class DendriteConfig(_OfKinds):
         UserError: for an unknown setting, a wrong type or a value out of range.
     """
 
-    patience: int = 10
-    switch: str = "history"
-    improvement_threshold: list[float] = field(default_factory=lambda: [0.001, 0.0001, 0.0])
-    improvement_threshold_raw: float = 1e-5
-    max_dendrites: int = 3
-    tries: int = 2
-    kind: str = "copy"
-    activation: str = "sigmoid"
-    initialisation: str = "normal"
-    scale: float = 0.01
-    layers: str = "all"
-    auto_layers: int = 0
-    parameter_budget: int = 0
-    probe_batches: int = 8
-    layer_types: list[str] = field(
-        default_factory=lambda: ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose2d", "ConvTranspose3d"]
+    switch: str = knob("history", 'grow when the score stops; "fixed": every patience')
+    patience: int = knob(10, "validations{every} without a new best before a set is added")
+    max_dendrites: int = knob(3, "sets at the most; one adds {cost}")
+    tries: int = knob(2, "sets drawn at one step before growth ends for good")
+    improvement_threshold: list[float] = knob([0.001, 0.0001, 0.0], "relative gain, by sets there")
+    improvement_threshold_raw: float = knob(1e-5, "and this much of the score (0 to 1)")
+    kind: str = knob("copy", f"or {', '.join(list(KINDS)[1:])}: 4-26 % of that")
+    activation: str = knob("sigmoid", "f of a dendrite: sigmoid, tanh, relu, identity")
+    initialisation: str = knob("normal", "the layer's own; or normal, N(0, scale²)")
+    scale: float = knob(0.01, "with normal use 0.01")
+    layer_types: list[str] = knob(
+        ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose2d", "ConvTranspose3d"],
+        "class names of layers",
     )
-    layer_names: list[str] = field(default_factory=lambda: ["*"])
-    exclude: list[str] = field(default_factory=list)
-    lr_restart: bool = True
-    freeze_base: bool = False
-    verbose: bool = False
+    layer_names: list[str] = knob(["*"], "shell patterns over module names")
+    exclude: list[str] = knob([], "likewise")
+    layers: str = knob("all", "or auto: where a probe before the first growth expects most")
+    auto_layers: int = knob(0, "auto: how many layers, or")
+    parameter_budget: int = knob(0, "parameters that one set may add")
+    probe_batches: int = knob(8, "training batches of the probe")
+    lr_restart: bool = knob(True, "the learning-rate schedule starts again after growth")
+    freeze_base: bool = knob(
+        False, "dendrites alone train; the network they grow on stays bit for bit"
+    )
+    verbose: bool = knob(False, "let the tracker's own printing through")
 
     def __post_init__(self) -> None:
         for name in ("patience", "max_dendrites", "tries"):
@@ -145,6 +155,13 @@ class DendriteConfig(_OfKinds):
                 msg = f"{key!r} is no dendrite setting. Did you mean: {', '.join(close)}?"
                 raise UserError(msg)
         return cls(**values)
+
+    @classmethod
+    def knobs(cls) -> list[dataclasses.Field[Any]]:
+        """Every setting in the order of an overlay: those of the kinds stand behind ``kind``."""
+        own = [f for f in dataclasses.fields(cls) if f.name not in SETTINGS]
+        behind = [f.name for f in own].index("kind") + 1
+        return [*own[:behind], *SETTINGS.values(), *own[behind:]]
 
     @property
     def dendrite(self) -> Kind:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import shlex
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..._version import __version__
+from ...dendrites.config import DendriteConfig
 from ...dendrites.kinds import SETTINGS, owners
 from .parts import Parts
 from .redirect import Redirect
@@ -102,41 +102,27 @@ def _head(content: Content, parts: Parts) -> str:
     return "\n".join([*commented[:first], *commands, *commented[first:]])
 
 
+# What an overlay sets otherwise than the library does: one set, with a signal from the first step.
+_VALUES = {
+    **{"patience": 5, "max_dendrites": 1, "tries": 1},
+    **{"activation": "relu", "initialisation": "layer", "scale": 1.0},
+}
+
+
 def _knobs(content: Content, parts: Parts) -> str:
     every = "" if parts.interval in (None, 1) else f" (one every {parts.interval} epochs)"
-    freeze = "dendrites alone train; the network they grow on stays bit for bit"
-    return "\n".join(
-        [
-            "dendrites:",
-            *_knob("switch", "history", 'grow when the score stops; "fixed": every patience'),
-            *_knob("patience", 5, f"validations{every} without a new best before a set is added"),
-            *_knob("max_dendrites", 1, f"sets at the most; one adds {content.cost}"),
-            *_knob("tries", 1, "sets drawn at one step before growth ends for good"),
-            *_knob("improvement_threshold", [0.001, 0.0001, 0.0], "relative gain, by sets there"),
-            *_knob("improvement_threshold_raw", 0.00001, "and this much of the score (0 to 1)"),
-            *_knob("kind", "copy", "or grouped, low_rank, depthwise, pointwise: 4-26 % of that"),
-            *(line for s in SETTINGS.values() for line in _setting(s)),
-            *_knob("activation", "relu", "f of a dendrite: sigmoid, tanh, relu, identity"),
-            *_knob("initialisation", "layer", "the layer's own; or normal, N(0, scale²)"),
-            *_knob("scale", 1.0, "with normal use 0.01"),
-            *_knob("layer_types", list(content.layer_types), "class names of layers"),
-            *_knob("layer_names", list(content.layer_names), "shell patterns over module names"),
-            *_knob("exclude", [], "likewise"),
-            *_knob("layers", "all", "or auto: where a probe before the first growth expects most"),
-            *_knob("auto_layers", 0, "auto: how many layers, or"),
-            *_knob("parameter_budget", 0, "parameters that one set may add"),
-            *_knob("probe_batches", 8, "training batches of the probe"),
-            *_knob("lr_restart", True, "the learning-rate schedule starts again after growth"),
-            *_knob("freeze_base", content.freeze_base, freeze),
-            *_knob("verbose", False, "let the tracker's own printing through"),
-        ]
-    )
-
-
-def _setting(setting: dataclasses.Field[Any]) -> list[str]:
-    """A setting of a kind, with the kind that it belongs to."""
-    of = owners(setting.name).partition(" ")[2]
-    return _knob(setting.name, setting.default, f"of {of}{setting.metadata['note']}")
+    values: dict[str, Any] = DendriteConfig().to_dict() | _VALUES
+    for name in ("layer_types", "layer_names"):
+        values[name] = list(getattr(content, name))
+    values["freeze_base"] = content.freeze_base
+    lines = ["dendrites:"]
+    for each in DendriteConfig.knobs():
+        note = each.metadata["note"]
+        if each.name in SETTINGS:
+            note = f"of {owners(each.name).partition(' ')[2]}{note}"
+        note = note.replace("{every}", every).replace("{cost}", str(content.cost))
+        lines += _knob(each.name, values[each.name], note)
+    return "\n".join(lines)
 
 
 def _start(content: Content) -> str:
