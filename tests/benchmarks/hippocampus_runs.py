@@ -1,4 +1,4 @@
-"""Table and Dice curves of the four trainings in the README, from their run folders.
+"""Table and Dice curves of the four trainings in bundles/README.md, from their run folders.
 
     python tests/benchmarks/hippocampus_runs.py runs --write bundles/hippocampus_mri_dendritic/docs
 
