@@ -16,10 +16,10 @@ from torch import nn
 from ..dendrites.config import DendriteConfig
 from ..errors import UserError
 from ..networks.build import base_spec, build_network
+from ..networks.definition import definition_key, network_definition
 from ..networks.fold import fold
 from ..networks.spec import plain_spec
 from ..networks.surgery import dendrites_entry
-from ..training.definition import _definition
 from ..training.run_folder import RunFolder
 from .to_plain import make_plain
 
@@ -93,8 +93,8 @@ def load_trained(run: str | Path) -> Trained:
     if best is None:
         msg = f"{run} never reached a validation: it has no checkpoints/best.pt. Train on."
         raise UserError(msg)
-    definition = str(config.get("perforated_overlay", {}).get("network_def", "network_def"))
-    base = base_spec(_definition(config, definition))
+    definition = definition_key(config)
+    base = base_spec(network_definition(config, definition))
     network = build_network(plain_spec(base))
     if best["growth"] is None:
         _load_plain(network, best["network"], folder.path)

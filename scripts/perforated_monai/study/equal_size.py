@@ -13,6 +13,7 @@ from torch import nn
 from ..errors import UserError
 from ..networks.build import base_spec, build_network
 from ..networks.cost import count_flops
+from ..networks.definition import network_definition
 from ..networks.surgery import count_parameters
 
 TOLERANCE = 0.02
@@ -62,9 +63,7 @@ def resolved_definition(files: list[str], settings: dict[str, Any]) -> dict[str,
     """``base_network_def`` of merged configuration files, references resolved."""
     parser = ConfigParser(ConfigParser.load_config_files(files))
     parser.update(settings)
-    item: Any = parser.get_parsed_content("base_network_def", instantiate=False)
-    definition = item.get_config() if hasattr(item, "get_config") else item
-    return {k: v for k, v in definition.items() if k not in ("_desc_", "_mode_", "_requires_")}
+    return network_definition(parser.get(), "base_network_def")
 
 
 def _search(channels: list[int], target: int, measure: Callable[[list[int]], int]) -> list[int]:

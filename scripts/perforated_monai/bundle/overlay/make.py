@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 from monai.bundle import ConfigParser
@@ -13,6 +12,7 @@ from ...dendrites.config import DendriteConfig
 from ...dendrites.targets import find_layers
 from ...errors import UserError
 from ...networks.build import base_spec, build_network
+from ...networks.definition import literal_definition
 from ...networks.surgery import count_parameters
 from ..ids import merged, value_of
 from .parts import Given, Parts, find_parts
@@ -26,7 +26,7 @@ from .refuse import (
     refuse_what_cannot_grow,
 )
 from .text import Content, overlay_text
-from .train_config import TrainConfig, read_train_config, reference
+from .train_config import TrainConfig, read_train_config
 
 LAYER_TYPES = ("Conv2d", "Conv3d", "ConvTranspose2d", "ConvTranspose3d")
 _WEIGHTS = "models/model.pt"
@@ -121,7 +121,7 @@ def _start(folder: Path, config: TrainConfig, choices: Choices) -> tuple[str | N
 
 def _cost(config: TrainConfig, parts: Parts, choices: Choices) -> str:
     """What one set of dendrites adds, where the network can be built without an expression."""
-    definition = _literal(config, parts.network_def)
+    definition = literal_definition(config.get(parts.network_def), config.get)
     if definition is None:
         return "what its layers cost"
     network = build_network({"format": 1, "base": base_spec(definition), "dendrites": {}})
@@ -132,30 +132,6 @@ def _cost(config: TrainConfig, parts: Parts, choices: Choices) -> str:
     sizes = [count_parameters(network.get_submodule(name)) for name in layers]
     base = count_parameters(network)
     return f"about {100 * sum(sizes) / base:.0f} % parameters, in {len(layers)} layers"
-
-
-def _literal(config: TrainConfig, identifier: str) -> dict[str, Any] | None:
-    """A definition with plain references followed; None where an expression is in it."""
-    try:
-        found = _resolved(config, config.get(identifier), 0)
-    except LookupError:
-        return None
-    return {k: v for k, v in found.items() if k not in ("_desc_", "_mode_", "_requires_")}
-
-
-def _resolved(config: TrainConfig, value: Any, depth: int) -> Any:
-    if depth > 20 or (isinstance(value, str) and value.startswith("$")):
-        raise LookupError(value)
-    target = reference(value)
-    if target is not None:
-        return _resolved(config, config.get(target), depth + 1)
-    if isinstance(value, dict):
-        if depth and "_target_" in value:
-            raise LookupError(value)
-        return {k: _resolved(config, v, depth + 1) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_resolved(config, v, depth + 1) for v in value]
-    return value
 
 
 def _verify(text: str, config: TrainConfig, parts: Parts) -> None:
