@@ -15,6 +15,7 @@ from perforated_monai.dendrites.targets import NoMatchingLayerError
 from perforated_monai.dendrites.wrapped import wrapped_modules
 from perforated_monai.errors import UserError
 from perforated_monai.growth.tracker import Tracker, forward_settings
+from perforated_monai.training.seeds import DRAW_RULE
 
 
 def step(tracker: Tracker, x: torch.Tensor) -> torch.optim.Optimizer:
@@ -251,3 +252,14 @@ def test_network_in_eval_mode_comes_back_in_eval_mode(opened: Callable, volume: 
     while tracker.add_score(0.5, optimizer).event != "grow":
         pass
     assert not any(m.training for m in tracker.network.modules() if isinstance(m, nn.Conv3d))
+
+
+def test_the_rule_of_draws_lies_in_the_state(opened: Callable, volume: Callable) -> None:
+    """A checkpoint of before the rule was written means Python's hash, which its run drew by."""
+    tracker = opened()
+    feed(tracker, volume(), [0.5])
+    state, network = tracker.state_dict(), tracker.network.state_dict()
+    assert state["draw_rule"] == tracker.draw_rule == DRAW_RULE
+    del state["draw_rule"]
+    tracker.load_state_dict(state, network)
+    assert tracker.draw_rule == tracker.state_dict()["draw_rule"] == 1

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 
 from helpers.harness import (
     BUNDLE,
@@ -270,10 +270,18 @@ def test_folder_that_cannot_be_made_is_refused(phantoms: Path, tmp_path: Path) -
 
 
 def test_growth_without_run_handler_is_refused() -> None:
-    from ignite.engine import Engine
-
     with pytest.raises(UserError, match="needs a RunHandler"):
         RunHandler.of(Engine(lambda *_: None))
+
+
+def test_cleaning_up_comes_before_handlers_that_raise_again() -> None:
+    """Pins Ignite's private list of handlers, for which it has no public way to the front."""
+    called: list[str] = []
+    engine = Engine(lambda *_: 1 / 0)
+    engine.add_event_handler(Events.EXCEPTION_RAISED, lambda *_: called.append("another's"))
+    run_handler._call_first(engine, Events.EXCEPTION_RAISED, lambda *_: called.append("ours"))
+    engine.run([0])
+    assert called == ["ours", "another's"]
 
 
 # -- the command line ------------------------------------------------------------------------

@@ -81,8 +81,7 @@ class DendriteHandler:
         if outcome.restructured:
             self._grown(trainer, outcome, seconds)
         elif outcome.event == "complete":
-            self.run.log("rollback", to_epoch=self.run.best_epoch, dice=self.run.best_score)
-            trainer.terminate()
+            self._growth_ended(trainer)
 
     # -- what RunHandler calls -------------------------------------------------------------
 
@@ -215,6 +214,11 @@ class DendriteHandler:
             f"{trainer.state.epoch}: back to Dice {before:.4f} of epoch {run.best_epoch}, "
             f"{after:,} parameters"
         )
+
+    def _growth_ended(self, trainer: Any) -> None:
+        """The tracker has finished and the best network is back: the run ends with it."""
+        self.run.log("rollback", to_epoch=self.run.best_epoch, dice=self.run.best_score)
+        trainer.terminate()
 
     def _hold(self) -> None:
         if self.frozen is not None and self.tracker.sets:

@@ -20,6 +20,7 @@ from ..dendrites.branches import Dendrite
 from ..dendrites.config import DendriteConfig
 from ..dendrites.formula import activate
 from ..errors import UserError
+from ..training.seeds import own_random_numbers
 
 DRAWS = 4  # dendrites drawn for each layer: one alone may point somewhere by chance
 
@@ -54,7 +55,7 @@ def expected_gains(
     Raises:
         UserError: where no batch gave a loss that depends on the layers.
     """
-    with _kept(network), _seeded(network, seed):
+    with _kept(network), own_random_numbers(network, seed):
         layers = {name: network.get_submodule(name) for name in names}
         drawn = {n: [_draw(m, config) for _ in range(DRAWS)] for n, m in layers.items()}
         sums: dict[str, Tensor] = {}
@@ -194,11 +195,3 @@ def _kept(network: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for name, buffer in network.named_buffers():
                 buffer.copy_(buffers[name])
-
-
-@contextlib.contextmanager
-def _seeded(network: nn.Module, seed: int) -> Iterator[None]:
-    devices = {p.device.index for p in network.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(i for i in devices if i is not None)):
-        torch.manual_seed(seed)
-        yield

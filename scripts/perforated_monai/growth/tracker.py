@@ -33,6 +33,7 @@ from ..dendrites.wrapped import (
 )
 from ..errors import UserError
 from ..networks.surgery import replace_module
+from ..training.seeds import DRAW_RULE, own_random_numbers, seed_of_draw
 from .plain_tensors import run_on_plain_tensors
 from .sandbox import TrackerError, guard, inside, keep_matplotlib_backend
 
@@ -92,6 +93,7 @@ class Tracker:
         self.layers = list(self.candidates if layers is None else layers)
         self.best = -math.inf
         self.calls = 0
+        self.draw_rule = DRAW_RULE
         self._gpa: Any = None
         self._before: tuple[Any, Any] | None = None
         self._hooks: list[Any] = []
@@ -115,7 +117,7 @@ class Tracker:
             gpa.pc = gpa.PAIConfig()
         _open_tracker = self
         try:
-            with guard(self.config.verbose), self._own_random_numbers(self.seed):
+            with guard(self.config.verbose), own_random_numbers(self.network, self.seed):
                 _apply_settings(gpa.pc, self.config, self.layers, self.network)
                 # A fresh folder: perforate_model reads settings of earlier runs from the current
                 # folder and writes its own there.
@@ -264,10 +266,10 @@ class Tracker:
         if accepted:
             self.best = max(self.best, score)
         state["optimizer_instance"] = optimizer
-        generator_seed = hash((self.seed, self.calls)) % 2**31
+        drawn = seed_of_draw(self.seed, self.calls, self.draw_rule)
         self.calls += 1
         training = self.network.training
-        with guard(self.config.verbose), self._own_random_numbers(generator_seed):
+        with guard(self.config.verbose), own_random_numbers(self.network, drawn):
             _, restructured, complete = gpa.pai_tracker.add_validation_score(
                 score, self.network, force_switch=force
             )
@@ -281,14 +283,6 @@ class Tracker:
         self._after_restructure()
         grown = accepted or gpa.pai_tracker.member_vars["num_dendrite_tries"] == 0
         return Outcome("grow" if grown else "retry", self.sets, rejected=not grown)
-
-    @contextlib.contextmanager
-    def _own_random_numbers(self, seed: int) -> Iterator[None]:
-        """Dendrite initialisation draws here; data order and augmentation must not notice."""
-        devices = {p.device.index for p in self.network.parameters() if p.device.type == "cuda"}
-        with torch.random.fork_rng(devices=sorted(i for i in devices if i is not None)):
-            torch.manual_seed(seed)
-            yield
 
     def _save_best(self) -> None:
         with guard(self.config.verbose):
@@ -311,7 +305,13 @@ class Tracker:
         data = torch.empty(0, dtype=torch.uint8)  # before the first validation there is none
         if best.exists():
             data = torch.frombuffer(bytearray(best.read_bytes()), dtype=torch.uint8)
-        return {"members": members, "best_model": data, "best": self.best, "calls": self.calls}
+        return {
+            "members": members,
+            "best_model": data,
+            "best": self.best,
+            "calls": self.calls,
+            "draw_rule": self.draw_rule,
+        }
 
     def load_state_dict(self, state: dict[str, Any], network_state: dict[str, Tensor]) -> None:
         """Continue from ``state_dict()`` of another process, after ``open()``.
@@ -330,6 +330,7 @@ class Tracker:
             tracker.reset_module_vector(self.network, False)
         tracker.member_vars.update(state["members"])
         self.best, self.calls = state["best"], state["calls"]
+        self.draw_rule = state.get("draw_rule", 1)  # a run of before the rule was written
 
     def load_network(self, network_state: dict[str, Tensor]) -> None:
         """Give the network the structure and weights of a grown state dict, strictly.
@@ -339,7 +340,7 @@ class Tracker:
         """
         refuse_other_network(self.network, network_state)
         training = self.network.training
-        with guard(self.config.verbose), self._own_random_numbers(self.seed):
+        with guard(self.config.verbose), own_random_numbers(self.network, self.seed):
             self._upa.load_net_from_dict(self.network, dict(network_state))
         self.network.train(training)
 

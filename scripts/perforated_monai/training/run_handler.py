@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-import random
 import signal
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +32,7 @@ from .progress import Progress
 from .provenance import NO_CONFIG, provenance, refuse_other_config
 from .run_config import config_of_caller
 from .run_folder import RunFolder
+from .seeds import seed_everything
 
 _runs: weakref.WeakKeyDictionary[Engine, RunHandler] = weakref.WeakKeyDictionary()
 
@@ -145,10 +145,8 @@ class RunHandler:
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._validated)
         trainer.add_event_handler(Events.COMPLETED, self._completed)
-        trainer.add_event_handler(Events.EXCEPTION_RAISED, self._failed)
         # Others re-raise in their own handler (StatsHandler does), so cleaning up comes first.
-        handlers = trainer._event_handlers[Events.EXCEPTION_RAISED]
-        handlers.insert(0, handlers.pop())
+        _call_first(trainer, Events.EXCEPTION_RAISED, self._failed)
 
     # -- 1. start --------------------------------------------------------------------------
 
@@ -431,6 +429,13 @@ class RunHandler:
         self.folder.release()
 
 
+def _call_first(trainer: Engine, event: Events, handler: Callable[..., Any]) -> None:
+    """Attach a handler before those that an event has; Ignite itself only appends."""
+    trainer.add_event_handler(event, handler)
+    handlers = trainer._event_handlers[event]
+    handlers.insert(0, handlers.pop())
+
+
 def _advice(trainer: Any, error: BaseException) -> str | None:
     """What a person can do about an error that torch raises without saying so."""
     if isinstance(error, torch.OutOfMemoryError):
@@ -448,14 +453,6 @@ def _set_sampler_epoch(trainer: Any, epoch: int) -> None:
     sampler: Any = getattr(getattr(trainer, "data_loader", None), "sampler", None)
     if hasattr(sampler, "set_epoch"):
         sampler.set_epoch(epoch)
-
-
-def seed_everything(seed: int, epoch: int, rank: int = 0) -> None:
-    """Seed torch, numpy and random from run seed, epoch and rank (dropout draws there)."""
-    value = int(np.random.SeedSequence([seed, epoch, 2**31 + rank]).generate_state(1)[0])
-    torch.manual_seed(value)
-    np.random.seed(value)
-    random.seed(value)
 
 
 def _per_class(details: Any) -> list[float] | None:

@@ -22,6 +22,7 @@ from ...networks.surgery import add_dendrites, count_parameters, replace_module
 from ...training import distributed
 from ...training.optimizer import assert_complete
 from ...training.run_handler import RunHandler
+from ...training.seeds import DRAW_RULE, seed_of_draw
 
 KIND = "branch"
 
@@ -53,6 +54,7 @@ class BranchHandler:
         self.config = DendriteConfig.from_dict({**config, "activation": "identity"})
         self.grow_epochs, self.settle_epochs = list(grow_epochs), list(settle_epochs)
         self._trial: dict[str, Any] | None = None
+        self._draw_rule = DRAW_RULE
 
     def attach(self, trainer: Any) -> None:
         """Register with the trainer's run and its ``EPOCH_COMPLETED``."""
@@ -134,13 +136,14 @@ class BranchHandler:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """The set on trial."""
-        return {"trial": self._trial}
+        """The set on trial, and the rule of the draws."""
+        return {"trial": self._trial, "draw_rule": self._draw_rule}
 
     def load_state_dict(self, state: dict[str, Any], network: dict[str, Tensor]) -> None:
         """Continue from ``state_dict`` and the network's own."""
         self.load_network(network)
         self._trial = state["trial"]
+        self._draw_rule = state.get("draw_rule", 1)  # a run of before the rule was written
 
     def load_network(self, network: dict[str, Tensor]) -> None:
         """Give the network the structure and weights of a state dict, strictly."""
@@ -161,7 +164,7 @@ class BranchHandler:
         self.run.log("rollback", to_epoch=self.run.best_epoch, dice=self.run.best_score)
 
     def _grow(self, epoch: int) -> None:
-        seed = hash((self.run.seed, epoch)) % 2**31
+        seed = seed_of_draw(self.run.seed, epoch, self._draw_rule)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for name in self.layers:

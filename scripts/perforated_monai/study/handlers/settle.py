@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from torch import Tensor
 
 from ...growth.handler import DendriteHandler
-from ...growth.tracker import Outcome
 from ...training.optimizer import assert_complete
 from ...training.run_handler import RunHandler
 
@@ -27,11 +25,8 @@ class GrowAndSettle(DendriteHandler):
 
     def __call__(self, trainer: Any) -> None:
         """Give this epoch's score to the tracker until growth has ended."""
-        if self._settled:
-            return
-        super().__call__(trainer)
-        if self._settled:
-            self._settle()
+        if not self._settled:
+            super().__call__(trainer)
 
     def accepts(self, score: float) -> bool:
         """After the end of growth every better score counts."""
@@ -48,14 +43,9 @@ class GrowAndSettle(DendriteHandler):
         if self._settled:
             self._train_dendrites()
 
-    def _add_score(self, score: float) -> Outcome:
-        outcome = super()._add_score(score)
-        if outcome.event != "complete":
-            return outcome
+    def _growth_ended(self, trainer: Any) -> None:
+        """Train on, where ``DendriteHandler`` ends the run."""
         self._settled = True
-        return dataclasses.replace(outcome, event="settle")
-
-    def _settle(self) -> None:
         run: RunHandler = self.run
         self._train_dendrites()
         trainable = self.tracker.trainable()
