@@ -59,7 +59,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the bundle and its larger formats."""
     folder = tmp_path_factory.mktemp("exported")
     shutil.copytree(BUNDLE, folder / NAME)
-    export_formats(folder / NAME, ["ts", "onnx"])
+    export_formats(folder / NAME, formats=["ts", "onnx"])
     return folder
 
 

@@ -338,17 +338,17 @@ def test_formats_of_a_bundle_without_its_run(plain_run: Path, bundle: Path, caps
     (bundle / "models/model.pt").write_bytes(weights[:-1])
     before = content(bundle)
     with pytest.raises(UserError, match=r"model\.pt must have sha256"):
-        export_formats(bundle, ["ts"])
+        export_formats(bundle, formats=["ts"])
     (bundle / "models/network.json").unlink()
     with pytest.raises(UserError, match=r"network\.json cannot be read"):
-        export_formats(bundle, ["ts"])
+        export_formats(bundle, formats=["ts"])
     assert {n: d for n, d in before.items() if n != "models/network.json"} == content(bundle)
 
 
 KILLS: dict[str, Callable[[], None]] = {
     "before anything is written": lambda: setattr(export, "_write_bundle", die),
     "between weights and formats": lambda: setattr(proof, "write_format", die),
-    "while formats are compared": lambda: setattr(proof.parity, "measure", die),
+    "while formats are compared": lambda: setattr(proof.agreement, "measure", die),
     "before the moves": lambda: setattr(export, "remove_at_end", die),
 }
 

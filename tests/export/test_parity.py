@@ -1,18 +1,20 @@
 """Comparison, patches, cost and the table of the bundle's page."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from perforated_monai import UserError
+from perforated_monai.export.new_bundle import example_space
+from perforated_monai.export.parity import markdown, put_between_markers
 from perforated_monai.inference.patches import load_patches, smooth_noise
-from perforated_monai.networks.agreement import (
-    compare,
-    exclusive_labels,
-    markdown,
-    put_between_markers,
-)
+from perforated_monai.networks.agreement import compare, exclusive_labels
 from perforated_monai.networks.cost import count_flops, peak_memory, time_patches
+
+BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 
 PREPROCESSING = {
     "_target_": "Compose",
@@ -128,3 +130,24 @@ def test_the_table_replaces_what_is_between_the_markers_only() -> None:
     assert found == f"# Title\n<!-- parity -->\n{table}\n<!-- /parity -->\nend\n"
     assert put_between_markers(found, table) == found
     assert put_between_markers("no markers", table) == "no markers"
+
+
+def test_a_report_says_engine_and_missing_memory() -> None:
+    assert markdown(REPORT).endswith("| 1.0 (0.5–2.0) |  |")
+    chosen = markdown({**REPORT, "engine": {"name": "torch", "reason": "torch: 1 ms."}})
+    assert chosen.endswith("|  |\n\nChosen engine: torch: 1 ms.")
+
+
+@pytest.mark.parametrize(
+    "file", sorted(BUNDLES.glob("*/models/parity.json")), ids=lambda f: f.parents[1].name
+)
+def test_the_committed_pages_hold_the_tables_of_their_reports(file: Path) -> None:
+    page = (file.parents[1] / "docs" / "README.md").read_text(encoding="utf-8")
+    assert f"\n{markdown(json.loads(file.read_text()))}\n<!-- /parity -->" in page
+
+
+def test_monai_reads_the_patterns_of_spatial_shape() -> None:
+    """A private function of MONAI, wrapped once: its meaning must not change unseen."""
+    assert example_space([32, "*", "16*n", "2**p", "2**p*n"]) == (32, 64, 64, 32, 128)
+    with pytest.raises(ValueError):
+        example_space(["16*k"])

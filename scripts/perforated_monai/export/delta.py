@@ -64,8 +64,8 @@ def export_delta(run: str | Path, bundle: str | Path, out: str | Path) -> dict[s
     return record
 
 
-def _refuse_other(found: nn.Module, wanted: nn.Module) -> None:
-    a, b = found.state_dict(), wanted.state_dict()
+def _refuse_other(built: nn.Module, trained: nn.Module) -> None:
+    a, b = built.state_dict(), trained.state_dict()
     if a.keys() != b.keys() or any(not a[k].equal(b[k]) for k in b):
         msg = "The delta does not give the trained network bit for bit. Nothing was written."
         raise UserError(msg)

@@ -8,31 +8,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
-
-from .._version import __version__
 from ..bundle.staged import finish, remove_at_end, staged
 from ..errors import UserError
-from ..files import sha256, write_bytes, write_json, write_text
-from ..growth.trained import Trained, load_trained, make_spec
+from ..files import write_json
+from ..growth.trained import load_trained, make_spec
 from ..inference import engines
-from ..inference.formats import FIXED_SIZE, PACKAGES, Source, choose_formats
+from ..inference.formats import PACKAGES, choose_formats
 from ..inference.patches import load_patches
-from ..networks import agreement as parity
+from ..networks import agreement
 from ..networks.build import build_network
-from ..networks.fold import saving
-from ..networks.surgery import count_parameters
-from ..networks.weights import load_weights, tensor_bytes
-from .parity import Reference, prove, refuse_difference, trained_outputs
+from ..networks.weights import load_weights
+from .parity import Reference, prove, source_of, write_proof
+from .plain_network import SPEC, PlainNetwork, compare_with_trained
 
 _CONFIGS = ("train.json", "evaluate.json", "inference.json")
-_SPEC = ("format", "base", "dendrites")
 _PROOF = ("model_sha256", "max_abs_difference", "label_agreement")
 
 
 def export_run(
     run: str | Path,
     bundle: str | Path,
+    *,
     formats: Sequence[str] | None = (),
     volumes: str | Path | None = None,
     engine: str = "",
@@ -73,25 +69,23 @@ def export_run(
     configs = _read_configs(bundle)
     spec, network = make_spec(trained)
     shape = engines.input_shape(configs["metadata.json"])
-    patches = load_patches(bundle, configs["inference.json"], shape, volumes)
-    exclusive = parity.exclusive_labels(configs["inference.json"])
-    expected = trained_outputs(trained, patches, configs["metadata.json"])
-    difference = parity.compare(expected, parity.outputs(network, patches.batches), exclusive)
-    refuse_difference(trained, difference)
-    record = network_record(spec, network, trained, difference, shape)
-    runs = {"trained network": trained.network, "model.pt": network}
-    reference = Reference("trained network", runs, expected, patches, exclusive)
+    plain = compare_with_trained(
+        *(trained, spec, network),
+        patches=load_patches(bundle, configs["inference.json"], shape, volumes),
+        shape=shape,
+        inference=configs["inference.json"],
+        metadata=configs["metadata.json"],
+    )
     with staged(bundle) as stage:
-        _write_bundle(stage, network.state_dict(), record, configs, trained.best)
-        with trained.settings():
-            report = prove(source_of(stage, spec, network, shape), reference, spec, chosen, engine)
-        write_proof(stage, bundle, report)
+        _write_bundle(stage, plain, configs)
+        plain.prove(stage, bundle, chosen, engine)
         _note_stale_files(stage)
-    return record
+    return plain.record
 
 
 def export_formats(
     bundle: str | Path,
+    *,
     formats: Sequence[str] | None = None,
     volumes: str | Path | None = None,
     engine: str = "",
@@ -121,14 +115,14 @@ def export_formats(
     load_weights(network, bundle / "models" / "model.pt", record.get("model_sha256")).eval()
     shape = engines.input_shape(configs["metadata.json"])
     patches = load_patches(bundle, configs["inference.json"], shape, volumes)
-    exclusive = parity.exclusive_labels(configs["inference.json"])
-    expected = parity.outputs(network, patches.batches)
+    exclusive = agreement.exclusive_labels(configs["inference.json"])
+    expected = agreement.outputs(network, patches.batches)
     reference = Reference("model.pt", {"model.pt": network}, expected, patches, exclusive)
     with staged(bundle) as stage:
         for name in ("configs/inference.json", "configs/metadata.json", "models/model.pt"):
             (stage / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(bundle / name, stage / name)
-        spec = {key: record[key] for key in _SPEC}
+        spec = {key: record[key] for key in SPEC}
         source = source_of(stage, spec, network, shape)
         report = prove(source, reference, spec, chosen, engine)
         report["trained"] = {k: record[k] for k in ("max_abs_difference", "label_agreement")}
@@ -140,21 +134,21 @@ def export_formats(
 
 
 def _read_configs(bundle: Path) -> dict[str, Any]:
-    found = {}
+    configs = {}
     for name in (*_CONFIGS, "metadata.json"):
         path = bundle / "configs" / name
         if not path.is_file():
             msg = f"{bundle} is no bundle to export into: {path} is missing."
             raise UserError(msg)
-        found[name] = json.loads(path.read_text())
-    return found
+        configs[name] = json.loads(path.read_text())
+    return configs
 
 
 def _read_record(bundle: Path) -> dict[str, Any]:
     path = bundle / "models" / "network.json"
     try:
         record = json.loads(path.read_text())
-        missing = [key for key in (*_SPEC, *_PROOF) if key not in record]
+        missing = [key for key in (*SPEC, *_PROOF) if key not in record]
     except (OSError, ValueError, TypeError) as error:
         msg = f"{path} cannot be read ({type(error).__name__}). Export a training run first."
         raise UserError(msg) from None
@@ -164,99 +158,17 @@ def _read_record(bundle: Path) -> dict[str, Any]:
     return record
 
 
-def source_of(
-    stage: Path, spec: dict[str, Any], network: nn.Module, shape: tuple[int, ...]
-) -> Source:
-    """What formats are written from."""
-    return Source(stage, network, shape, spec["base"]["name"] in FIXED_SIZE)
-
-
-def network_record(
-    spec: dict[str, Any],
-    network: nn.Module,
-    trained: Trained,
-    difference: dict[str, float],
-    shape: tuple[int, ...],
-) -> dict[str, Any]:
-    """What ``network.json`` says, but for the hash of the weights."""
-    plain_base = build_network({**spec, "dendrites": {}})
-    fixed = spec["base"]["name"] in FIXED_SIZE
-    unfolded = {**spec, "base": trained.base}
-    return {
-        **spec,
-        **({"fixed_window": list(shape[1:])} if fixed else {}),
-        **({"folded": saving(unfolded, spec, shape)} if unfolded["base"] != spec["base"] else {}),
-        "written_by": f"perforated_monai {__version__}",
-        "parameters": {"base": count_parameters(plain_base), "total": count_parameters(network)},
-        "max_abs_difference": difference["max_abs_difference"],
-        "label_agreement": difference["label_agreement"],
-        "trained": trained.record(),
-    }
-
-
-def _write_bundle(
-    stage: Path,
-    state: dict[str, Tensor],
-    record: dict[str, Any],
-    configs: dict[str, Any],
-    best: dict[str, Any],
-) -> None:
-    (stage / "models").mkdir()
+def _write_bundle(stage: Path, plain: PlainNetwork, configs: dict[str, Any]) -> None:
     (stage / "configs").mkdir()
-    data = tensor_bytes(state)
-    record["model_sha256"] = sha256(data)
-    spec = {key: record[key] for key in _SPEC}
+    plain.write(stage)
     for name in _CONFIGS:
-        configs[name]["network_def"] = definition_of(spec, configs[name].get("network_def"))
-    configs["metadata.json"]["eval_metrics"] = eval_metrics(configs["metadata.json"], best)
-    mark_phantoms(configs["metadata.json"], record["trained"])
-    write_bytes(stage / "models" / "model.pt", data)
-    write_json(stage / "models" / "network.json", record)
+        configs[name]["network_def"] = plain.definition(configs[name].get("network_def"))
+    plain.update_metadata(configs["metadata.json"])
     for name, content in configs.items():
         write_json(stage / "configs" / name, content, indent=4)
-
-
-def definition_of(spec: dict[str, Any], before: Any = None) -> dict[str, Any]:
-    """``network_def`` of a config; the description of the one before stays."""
-    described = before.get("_desc_") if isinstance(before, dict) else None
-    return {
-        **({"_desc_": described} if described else {}),
-        "_target_": "perforated_monai.build_network",
-        "spec": spec,
-    }
-
-
-def write_proof(stage: Path, bundle: Path, report: dict[str, Any]) -> None:
-    """Write ``parity.json``, and its table into the page that ``bundle`` has."""
-    write_json(stage / "models" / "parity.json", report)
-    page = bundle / "docs" / "README.md"
-    if page.is_file():
-        (stage / "docs").mkdir(exist_ok=True)
-        text = page.read_text(encoding="utf-8")
-        table = parity.markdown(report)
-        write_text(stage / "docs" / "README.md", parity.put_between_markers(text, table))
 
 
 def _note_stale_files(stage: Path) -> None:
     """Formats of former weights beside new ones would be other networks."""
     names = [f"model.{n}" for n in PACKAGES]
     remove_at_end(stage, [f"models/{n}" for n in names if not (stage / "models" / n).exists()])
-
-
-def mark_phantoms(metadata: dict[str, Any], trained: dict[str, Any]) -> None:
-    """``segment::phantom_weights`` as it is; where the data are not known it stays."""
-    if trained["generator"] is not None:
-        metadata.setdefault("segment", {})["phantom_weights"] = True
-    elif trained["manifest_sha256"] is not None:
-        metadata.get("segment", {}).pop("phantom_weights", None)
-
-
-def eval_metrics(metadata: dict[str, Any], best: dict[str, Any]) -> dict[str, float]:
-    """``eval_metrics`` of ``metadata.json``: mean Dice and that of each structure."""
-    pred = metadata["network_data_format"]["outputs"]["pred"]
-    names, values = pred.get("channel_def", {}), best["dice_per_class"] or []
-    first = int(pred["num_channels"]) - len(values)  # 1 where channel 0 is background
-    found = {"mean_dice": round(best["dice"], 4)}
-    for i, value in enumerate(values, start=max(first, 0)):
-        found[f"dice_{names.get(str(i), i)}".replace(" ", "_")] = round(value, 4)
-    return found

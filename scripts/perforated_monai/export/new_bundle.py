@@ -15,23 +15,13 @@ from ..bundle import large_files
 from ..bundle.configs import find_config, has_id, read_config, replace_in_config
 from ..bundle.staged import new_folder
 from ..errors import UserError
-from ..files import sha256, write_bytes, write_json, write_text
+from ..files import write_json, write_text
 from ..growth.trained import Trained, load_trained, make_spec
 from ..inference.formats import choose_formats
 from ..inference.patches import Patches, load_patches, noise_patches
-from ..networks import agreement as parity
 from ..networks.build import build_network
-from ..networks.weights import tensor_bytes
 from ..training.run_folder import RunFolder
-from .into_bundle import (
-    definition_of,
-    eval_metrics,
-    mark_phantoms,
-    network_record,
-    source_of,
-    write_proof,
-)
-from .parity import Reference, prove, refuse_difference, trained_outputs
+from .plain_network import PlainNetwork, compare_with_trained
 
 _CONFIGS = ("train", "evaluate", "inference")
 _LARGEST_SIDE = 96  # voxels of a patch to compare on, where the network takes other sizes
@@ -43,6 +33,7 @@ def export_to_new_bundle(
     run: str | Path,
     bundle: str | Path,
     out: str | Path,
+    *,
     formats: Sequence[str] | None = (),
     volumes: str | Path | None = None,
     engine: str = "",
@@ -75,22 +66,19 @@ def export_to_new_bundle(
     trained = load_trained(run)
     spec, network = _spec(trained)
     shape = patch_shape(metadata, spec)
-    patches = _patches(source, inference, shape, volumes)
-    exclusive = parity.exclusive_labels(inference)
-    expected = trained_outputs(trained, patches, metadata)
-    difference = parity.compare(expected, parity.outputs(network, patches.batches), exclusive)
-    refuse_difference(trained, difference)
-    record = network_record(spec, network, trained, difference, shape)
-    runs = {"trained network": trained.network, "model.pt": network}
-    reference = Reference("trained network", runs, expected, patches, exclusive)
+    plain = compare_with_trained(
+        *(trained, spec, network),
+        patches=_patches(source, inference, shape, volumes),
+        shape=shape,
+        inference=inference,
+        metadata=metadata,
+    )
     with new_folder(target) as stage:
         _copy(source, stage)
-        _write(stage, network, record, trained)
-        _write_metadata(stage, metadata, record, trained)
-        with trained.settings():
-            report = prove(source_of(stage, spec, network, shape), reference, spec, chosen, engine)
-        write_proof(stage, stage, report)
-    return record
+        _write(stage, plain)
+        _write_metadata(stage, metadata, plain)
+        plain.prove(stage, stage, chosen, engine)
+    return plain.record
 
 
 def patch_shape(metadata: dict[str, Any], spec: dict[str, Any]) -> tuple[int, ...]:
@@ -101,7 +89,7 @@ def patch_shape(metadata: dict[str, Any], spec: dict[str, Any]) -> tuple[int, ..
     """
     try:
         image = next(iter(metadata["network_data_format"]["inputs"].values()))
-        space = _get_fake_spatial_shape(image["spatial_shape"], p=5, n=4, any=64)
+        space = example_space(image["spatial_shape"])
         channels = int(image["num_channels"])
     except (KeyError, StopIteration, TypeError, ValueError, AttributeError) as error:
         msg = f"metadata.json must give network_data_format with inputs ({error}): correct it."
@@ -109,6 +97,14 @@ def patch_shape(metadata: dict[str, Any], spec: dict[str, Any]) -> tuple[int, ..
     if "img_size" not in spec["base"] and max(space) > _LARGEST_SIDE:
         space = tuple(min(side, _LARGEST_SIDE) for side in space)
     return (channels, *space)
+
+
+def example_space(pattern: Sequence[int | str]) -> tuple[int, ...]:
+    """A size that ``spatial_shape`` of ``metadata.json`` allows, such as 32 × 4 for ``"32 * n"``.
+
+    MONAI's own reading of the patterns, which it keeps private; a test holds it.
+    """
+    return _get_fake_spatial_shape(pattern, p=5, n=4, any=64)
 
 
 def refuse_overlap(source: Path, target: Path, run: Path) -> None:
@@ -163,11 +159,11 @@ def _copy(source: Path, stage: Path) -> None:
     """Every file but caches, runs inside the bundle, and other forms of its network."""
 
     def ignored(folder: str, names: list[str]) -> set[str]:
-        found = shutil.ignore_patterns(*_SKIPPED)(folder, names)
-        found |= {n for n in names if RunFolder(Path(folder) / n).history_file.is_file()}
+        left_out = shutil.ignore_patterns(*_SKIPPED)(folder, names)
+        left_out |= {n for n in names if RunFolder(Path(folder) / n).history_file.is_file()}
         if Path(folder) == source / "models":
-            found |= {n for n in names if n.startswith(("model.", "model_")) or n in _OF_NETWORK}
-        return found
+            left_out |= {n for n in names if n.startswith(("model.", "model_")) or n in _OF_NETWORK}
+        return left_out
 
     try:
         shutil.copytree(
@@ -183,45 +179,37 @@ def _copy(source: Path, stage: Path) -> None:
         raise UserError(msg) from None
 
 
-def _write(stage: Path, network: nn.Module, record: dict[str, Any], trained: Trained) -> None:
-    data = tensor_bytes(network.state_dict())
-    record["model_sha256"] = sha256(data)
-    (stage / "models").mkdir(exist_ok=True)
-    write_bytes(stage / "models" / "model.pt", data)
-    write_json(stage / "models" / "network.json", record)
-    spec = {key: record[key] for key in ("format", "base", "dendrites")}
+def _write(stage: Path, plain: PlainNetwork) -> None:
+    plain.write(stage)
     for name in _CONFIGS:
         file = find_config(stage, name)
         if file is not None:
-            _replace_definition(file, spec, trained.definition)
+            _replace_definition(file, plain)
     _forget_large_files(stage)
 
 
-def _replace_definition(file: Path, spec: dict[str, Any], identifier: str) -> None:
+def _replace_definition(file: Path, plain: PlainNetwork) -> None:
     """Put the new definition where the config has the old one, under its id and ``network_def``."""
-    config = read_config(file)
+    config, identifier = read_config(file), plain.trained.definition
     values: dict[str, Any] = {}
     if has_id(config, identifier) or "network_def" in config:
-        values["network_def"] = definition_of(spec, config.get("network_def"))
+        values["network_def"] = plain.definition(config.get("network_def"))
     if identifier != "network_def" and has_id(config, identifier):
         values[identifier] = "@network_def"
     if values:
         replace_in_config(file, values)
 
 
-def _write_metadata(
-    stage: Path, metadata: dict[str, Any], record: dict[str, Any], trained: Trained
-) -> None:
+def _write_metadata(stage: Path, metadata: dict[str, Any], plain: PlainNetwork) -> None:
     """The next version, with a line in the changelog; scores of the former weights go."""
     version = _next_version(str(metadata.get("version", "")))
     change = f"network replaced by a run of perforated_monai {__version__}"
-    change += " with dendrites" if record["dendrites"] else " without dendrites"
+    change += " with dendrites" if plain.record["dendrites"] else " without dendrites"
     if metadata.get("version"):
         change += f", from version {metadata['version']}"
     changelog = {version: change, **metadata.get("changelog", {})}
     new = {**metadata, "version": version, "changelog": changelog}
-    new["eval_metrics"] = eval_metrics(new, trained.best)
-    mark_phantoms(new, record["trained"])
+    plain.update_metadata(new)
     write_json(stage / "configs" / "metadata.json", new, indent=4)
 
 

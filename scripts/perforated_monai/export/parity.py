@@ -1,25 +1,33 @@
-"""The proof that goes with an export: every format and engine beside the network it came from."""
+"""The proof that goes with an export: every format and engine beside the network it came from.
+
+``prove`` measures and gives the content of ``parity.json``; ``parity.md.jinja`` makes its table,
+which stands in the bundle's page.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from torch import Tensor, nn
 
 from .._version import __version__
 from ..errors import UserError
-from ..growth.trained import Trained
+from ..files import write_json, write_text
 from ..inference import engines
-from ..inference.formats import Source, read_format, write_format
+from ..inference.formats import FIXED_SIZE, Source, read_format, write_format
 from ..inference.patches import BATCH, Patches
-from ..networks import agreement as parity
+from ..networks import agreement
 from ..networks.build import build_network
 from ..networks.cost import Run, count_flops
 from ..networks.surgery import count_parameters
 
-LARGEST_DIFFERENCE = 1e-5
+FORMAT = 1
+_MARKERS = re.compile(r"(<!-- parity -->).*?(<!-- /parity -->)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -39,41 +47,6 @@ class Reference:
     outputs: list[Tensor]
     patches: Patches
     exclusive: bool
-
-
-def trained_outputs(trained: Trained, patches: Patches, metadata: dict[str, Any]) -> list[Tensor]:
-    """Outputs of a trained network for each batch of patches.
-
-    Raises:
-        UserError: when the network does not take the bundle's input or gives other channels.
-    """
-    channels = int(metadata["network_data_format"]["outputs"]["pred"]["num_channels"])
-    try:
-        with trained.settings():
-            found = parity.outputs(trained.network, patches.batches)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        msg = (
-            f"The network of {trained.run.path} does not take the input of metadata.json: {reason}"
-        )
-        raise UserError(msg) from None
-    if found[0].size(1) != channels:
-        msg = (
-            f"The network of {trained.run.path} gives {found[0].size(1)} channels; metadata.json "
-            f"of the bundle says {channels}. Export it into its own bundle."
-        )
-        raise UserError(msg)
-    return found
-
-
-def refuse_difference(trained: Trained, difference: dict[str, float]) -> None:
-    """Raise UserError when the plain network's outputs are not the trained network's."""
-    if difference["relative"] > LARGEST_DIFFERENCE:
-        msg = (
-            f"The exported network's outputs differ from the trained network's by "
-            f"{difference['max_abs_difference']:.2e} ({trained.run.path}). Nothing was written."
-        )
-        raise UserError(msg)
 
 
 def prove(
@@ -98,14 +71,14 @@ def prove(
     example = reference.patches.batches[0]
     base = build_network({**spec, "dendrites": {}}).eval()
     report = {
-        "format": parity.FORMAT,
+        "format": FORMAT,
         "written_by": f"perforated_monai {__version__}",
         "reference": reference.name,
         "volumes": reference.patches.source,
         "patch": list(source.shape),
         "batch": BATCH,
         "free_axes": "batch" if source.fixed_size else "batch and space",
-        "machine": parity.machine(),
+        "machine": agreement.machine(),
         "parameters": {"base": count_parameters(base), "total": count_parameters(source.network)},
         "flops": {
             "base": count_flops(base, example),
@@ -118,17 +91,49 @@ def prove(
     return report
 
 
+def source_of(
+    stage: Path, spec: Mapping[str, Any], network: nn.Module, shape: tuple[int, ...]
+) -> Source:
+    """What formats are written from."""
+    return Source(stage, network, shape, spec["base"]["name"] in FIXED_SIZE)
+
+
+def write_proof(stage: Path, bundle: Path, report: dict[str, Any]) -> None:
+    """Write ``parity.json``, and its table into the page that ``bundle`` has."""
+    write_json(stage / "models" / "parity.json", report)
+    page = bundle / "docs" / "README.md"
+    if page.is_file():
+        (stage / "docs").mkdir(exist_ok=True)
+        text = page.read_text(encoding="utf-8")
+        write_text(stage / "docs" / "README.md", put_between_markers(text, markdown(report)))
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The table of ``docs/README.md``."""
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        autoescape=False,  # Markdown
+    )
+    return templates.get_template("parity.md.jinja").render(report).rstrip("\n")
+
+
+def put_between_markers(page: str, table: str) -> str:
+    """``page`` with the table between its two parity markers; unchanged where it has none."""
+    return _MARKERS.sub(lambda match: f"{match[1]}\n{table}\n{match[2]}", page)
+
+
 def _rows(runs: dict[str, Run], reference: Reference, source: Source) -> list[dict[str, Any]]:
     rows = []
     batches = reference.patches.batches
-    costs = parity.measure(runs, batches[0])
+    costs = agreement.measure(runs, batches[0])
     for name, run in runs.items():
-        found = parity.outputs(run, batches)
-        compared = parity.compare(reference.outputs, found, reference.exclusive)
-        agreement = compared["label_agreement"]
-        if name.startswith("model.") and agreement < parity.LEAST_AGREEMENT:
+        outputs = agreement.outputs(run, batches)
+        compared = agreement.compare(reference.outputs, outputs, reference.exclusive)
+        equal = compared["label_agreement"]
+        if name.startswith("model.") and equal < agreement.LEAST_AGREEMENT:
             msg = (
-                f"{name} gives other labels than the {reference.name}: {agreement:.4%} agree on "
+                f"{name} gives other labels than the {reference.name}: {equal:.4%} agree on "
                 f"{reference.patches.source}, 99.99 % are needed. The bundle was left as it was."
             )
             raise UserError(msg)
@@ -138,7 +143,7 @@ def _rows(runs: dict[str, Run], reference: Reference, source: Source) -> list[di
                 "name": name,
                 "file_bytes": file.stat().st_size if file.is_file() else None,
                 "max_abs_difference": compared["max_abs_difference"],
-                "label_agreement": agreement,
+                "label_agreement": equal,
                 **costs[name],
             }
         )

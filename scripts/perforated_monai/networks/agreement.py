@@ -1,9 +1,8 @@
-"""How far a format's outputs are from the trained network's, what it costs, and the table."""
+"""How far a network's outputs are from another's, and what a patch costs on this machine."""
 
 from __future__ import annotations
 
 import platform
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,7 @@ from torch import Tensor
 
 from .cost import Run, peak_memory, time_patches
 
-FORMAT = 1
 LEAST_AGREEMENT = 0.9999
-_MARKERS = re.compile(r"(<!-- parity -->).*?(<!-- /parity -->)", re.DOTALL)
 
 
 def tensor(output: Any) -> Tensor:
@@ -30,13 +27,13 @@ def outputs(run: Run, batches: list[Tensor]) -> list[Tensor]:
 
 
 def compare(
-    reference: list[Tensor], found: list[Tensor], exclusive: bool = True
+    reference: list[Tensor], others: list[Tensor], exclusive: bool = True
 ) -> dict[str, float]:
     """Differences between two networks' outputs over the same batches.
 
     Args:
         reference: ``(B, K, *space)`` each.
-        found: likewise.
+        others: likewise.
         exclusive: one label a voxel (argmax); otherwise, and for K = 1, each channel is a region
             (logit > 0).
 
@@ -44,7 +41,7 @@ def compare(
         ``max_abs_difference``, the same ``relative`` to the largest reference output (at least 1),
         and ``label_agreement``, the share of equal labels.
     """
-    both = list(zip(reference, found, strict=True))
+    both = list(zip(reference, others, strict=True))
     largest = max(float((a - b).abs().max()) for a, b in both)
     scale = max(float(a.abs().max()) for a in reference)
     pairs = [(_labels(a, exclusive), _labels(b, exclusive)) for a, b in both]
@@ -81,50 +78,6 @@ def machine() -> dict[str, Any]:
         names = [x for x in cpuinfo.read_text().splitlines() if x.startswith("model name")]
         model = names[0].split(":", 1)[1].strip() if names else model
     return {"cpu": model, "threads": torch.get_num_threads(), "torch": torch.__version__}
-
-
-def markdown(parity: Mapping[str, Any]) -> str:
-    """The table of ``docs/README.md``."""
-    parameters, flops = parity["parameters"], parity["flops"]
-    patch = " × ".join(str(n) for n in parity["patch"][1:])
-    lines = [
-        f"{parity['volumes']}, {patch} voxels, {parity['batch']} at a time; "
-        f"{parity['machine']['cpu']}, {parity['machine']['threads']} thread(s), torch "
-        f"{parity['machine']['torch']}. {parameters['total']:,} parameters and "
-        f"{flops['total'] / 1e9:.2f} GFLOP a patch (without dendrites {parameters['base']:,} and "
-        f"{flops['base'] / 1e9:.2f}). Differences and labels are against {_reference(parity)}. "
-        "Peak memory is what one more call takes: engines that keep their buffers show less.",
-        "",
-        "| | file | max abs difference | equal labels | ms a patch (quartiles) | peak memory |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in parity["rows"]:
-        ms, memory, size = row["ms_per_patch"], row["peak_memory_mib"], row["file_bytes"]
-        lines.append(
-            f"| {row['name']} | {'' if size is None else f'{size / 1e6:.2f} MB'} | "
-            f"{row['max_abs_difference']:.1e} | {row['label_agreement']:.4%} | "
-            f"{ms['median']:.1f} ({ms['q1']:.1f}–{ms['q3']:.1f}) | "
-            f"{'' if memory is None else f'{memory:.0f} MiB'} |"
-        )
-    if "engine" in parity:
-        lines += ["", f"Chosen engine: {parity['engine']['reason']}"]
-    return "\n".join(lines)
-
-
-def _reference(parity: Mapping[str, Any]) -> str:
-    """Reports written before the key was there compared with the trained network."""
-    if "trained" not in parity:
-        return "the trained network"
-    found = parity["trained"]
-    return (
-        f"`model.pt`, whose own to the trained network were {found['max_abs_difference']:.1e} and "
-        f"{found['label_agreement']:.4%}"
-    )
-
-
-def put_between_markers(page: str, table: str) -> str:
-    """``page`` with the table between its two parity markers; unchanged where it has none."""
-    return _MARKERS.sub(lambda found: f"{found[1]}\n{table}\n{found[2]}", page)
 
 
 def _labels(output: Tensor, exclusive: bool) -> Tensor:
