@@ -16,7 +16,6 @@ import yaml
 from ignite.engine import Events
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-import perforated_monai.export.new_bundle
 from helpers.foreign_bundles import (
     brats,
     grown_sets,
@@ -46,6 +45,7 @@ from perforated_monai.bundle.overlay.parts import Given
 from perforated_monai.bundle.pack import pack_bundle
 from perforated_monai.commands.main import main
 from perforated_monai.dendrites.layer import DendriticLayer
+from perforated_monai.export import plain_network
 from perforated_monai.export.new_bundle import export_to_new_bundle
 from perforated_monai.growth.trained import load_trained
 
@@ -282,7 +282,7 @@ def test_a_killed_export_leaves_nothing_under_its_name(
     new = tmp_path / "new"
 
     def killed() -> None:
-        monkeypatch.setattr(perforated_monai.export.new_bundle, "prove", lambda *_: kill_self())
+        monkeypatch.setattr(plain_network, "prove", lambda *_: kill_self())
         export_to_new_bundle(source.run, source.bundle, new)
 
     assert in_child(killed) == -signal.SIGKILL

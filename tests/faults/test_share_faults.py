@@ -43,6 +43,7 @@ from perforated_monai.growth.tracker import Tracker
 from perforated_monai.growth.trained import Trained, make_spec
 from perforated_monai.inference.formats import Source, read_format, write_format
 from perforated_monai.networks import agreement as parity
+from perforated_monai.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 BASE = SPEC["base"]
@@ -131,7 +132,7 @@ def test_weights_that_are_not_those_trained(
     grow(network, x, sets=1)
     config = DendriteConfig(patience=1, max_dendrites=1, tries=1)
     best = {"growth": {"config": config.to_dict()}}
-    trained = Trained(tmp_path / "run", network.eval(), BASE, best)
+    trained = Trained(RunFolder(tmp_path / "run"), network.eval(), BASE, best)
     _, plain = make_spec(trained)
     with trained.settings():
         expected = parity.outputs(network, [x])

@@ -135,12 +135,14 @@ def _trained_outputs(
             outputs = agreement.outputs(trained.network, patches.batches)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        msg = f"The network of {trained.run.path} does not take the input of metadata.json: {reason}"
+        msg = (
+            f"The network of {trained.run.path} does not take the input of metadata.json: {reason}"
+        )
         raise UserError(msg) from None
     if outputs[0].size(1) != channels:
         msg = (
-            f"The network of {trained.run.path} gives {outputs[0].size(1)} channels; metadata.json of "
-            f"the bundle says {channels}. Export it into its own bundle."
+            f"The network of {trained.run.path} gives {outputs[0].size(1)} channels; metadata.json "
+            f"of the bundle says {channels}. Export it into its own bundle."
         )
         raise UserError(msg)
     return outputs
