@@ -18,7 +18,7 @@ from perforated_monai.commands.main import main
 from perforated_monai.data.scores import interval
 from perforated_monai.files import hash_of
 
-BUNDLES = sorted(p for p in (Path(__file__).resolve().parents[2] / "bundles").iterdir())
+BUNDLES = sorted(p for p in (Path(__file__).resolve().parents[2] / "bundles").glob("*/"))
 HIPPOCAMPUS = next(p for p in BUNDLES if p.name.startswith("hippocampus"))
 
 

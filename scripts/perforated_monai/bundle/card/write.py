@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
 from ...data.scores import ABOUT, TABLE, read_scores
 from ...errors import UserError
 from ...files import write_bytes, write_text
-from . import sections
+from . import figures
 from .facts import Facts, read_facts
 
 CARD = "MODEL_CARD.md"
-_SECTIONS = (
-    ("Model", sections.model),
-    ("Data and split", sections.data),
-    ("Training", sections.training),
-    ("Dice per class", sections.scores),
-    ("Size and cost", sections.size),
-    ("Structure history", sections.structure),
-    ("Limits", sections.limits),
-)
+_TEMPLATE = "model_card.md.jinja"
 
 
 def write_card(bundle: str | Path, evaluation: str | Path | None = None) -> Path:
@@ -56,26 +50,24 @@ def write_card(bundle: str | Path, evaluation: str | Path | None = None) -> Path
 
 def card_text(facts: Facts) -> str:
     """The card as Markdown."""
-    lines = [*sections.front_matter(facts), "", f"# {facts.metadata.get('name', facts.name)}", ""]
-    if facts.metadata.get("segment", {}).get("phantom_weights"):
-        lines += [f"**{sections.PHANTOMS}**", ""]
-    lines += [
-        "Written by `python -m perforated_monai card` from the files of the bundle, never by hand; "
-        f'what no file holds a figure for reads "{sections.MISSING}".',
-        "",
-    ]
-    for title, section in _SECTIONS:
-        lines += [f"## {title}", "", *section(facts), ""]
-    lines += ["## Intended use", "", str(facts.metadata.get("intended_use", sections.MISSING)), ""]
-    lines += ["## Licences", "", *sections.licences(facts)]
-    return "\n".join(lines) + "\n"
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["cost"] = figures.cost
+    environment.globals.update(
+        (name, value) for name, value in vars(figures).items() if not name.startswith("_")
+    )
+    return environment.get_template(_TEMPLATE).render(facts=facts)
 
 
 def _refuse_other_weights(folder: Path, facts: Facts) -> None:
-    found = read_scores(folder)
-    if found is None:
+    scores = read_scores(folder)
+    if scores is None:
         msg = f"{folder} must hold {TABLE} and {ABOUT} of an evaluation; it holds neither."
         raise UserError(f"{msg} Name the output_dir of evaluate.json.")
-    if found.about.get("model_sha256") != facts.record.get("model_sha256"):
+    if scores.about.get("model_sha256") != facts.record.get("model_sha256"):
         msg = f"{folder} scored other weights than models/model.pt of {facts.name}. Evaluate again."
         raise UserError(msg)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..._version import __version__
-from ...bundle.card.sections import table
+from ...bundle.card.figures import table
 from ...errors import UserError
 from ...files import atomic, write_json, write_text
 from .claims import Claim, controls, measured, read_claims
