@@ -8,8 +8,7 @@ import pytest
 import yaml
 
 from helpers.harness import BUNDLE, refused
-from helpers.study_runs import FILE, KILLED, Done, history_of
-from perforated_monai.study.results import read
+from helpers.study_runs import FILE, KILLED, Done, history_of, row_of
 from perforated_monai.study.runner import trials_of
 from perforated_monai.study.study_file import load_study
 
@@ -23,7 +22,7 @@ def test_a_crashed_trial_is_marked_and_the_others_go_on(phantom_study: Done) -> 
 
 @pytest.mark.fault(52)
 def test_the_same_command_continues_it_from_its_run_folder(phantom_study: Done) -> None:
-    assert (read(phantom_study.places, KILLED) or {})["status"] == "done"
+    assert row_of(phantom_study, KILLED).status == "done"
     log = (phantom_study.places.run(KILLED) / "log.txt").read_text()
     bars = [int(n) for n in re.findall(r"^epoch +(\d+)", log, re.M)]
     epochs = [json.loads(x) for x in history_of(phantom_study, KILLED) if '"event": "epoch"' in x]

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from helpers.harness import BUNDLE
-from perforated_monai.study.results import claim, read
+from perforated_monai.study.results import StudyResults, claim
 from perforated_monai.study.runner import StudyRunner, trials_of
 from perforated_monai.study.study_file import Study, load_study
 from perforated_monai.study.trial import Places, Trial
+from perforated_monai.study.trial_rows import Measurement, TrialRow
 
 FILE = BUNDLE / "studies" / "phantom.yaml"
 KILLED = Trial("width4", "dendrites", 0, 0)
@@ -49,7 +50,7 @@ def run_phantom_study(phantoms: Path, folder: Path) -> Done:
     for thread in threads:
         thread.join()
     made.first = {t.id: reason for part in found for t, reason in part.items()}
-    made.statuses = {t.id: (read(places, t) or {})["status"] for t in trials_of(made.study)}
+    made.statuses = {t.id: row_of(made, t).status for t in trials_of(made.study)}
     StudyRunner(made.study, places, say=made.said.append).run()
     return made
 
@@ -66,6 +67,20 @@ def kill_after_epochs(runners: list[StudyRunner], places: Places, epochs: int) -
             return lines
         time.sleep(0.02)
     pytest.fail("the trial never reached its epochs")
+
+
+def row_of(done: Done, trial: Trial) -> TrialRow:
+    """What became of a trial."""
+    row = StudyResults(done.places).row(trial)
+    assert row is not None
+    return row
+
+
+def measured(done: Done, trial: Trial) -> Measurement:
+    """What a trial that is done has measured."""
+    found = row_of(done, trial).measured
+    assert found is not None
+    return found
 
 
 def history_of(done: Done, trial: Trial) -> list[str]:

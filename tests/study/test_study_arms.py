@@ -182,14 +182,13 @@ def test_branches_refuse_what_is_no_convolution(run) -> None:
         del HANDLERS["blocks"]
 
 
-def test_branches_follow_the_chosen_layers(tmp_path: Path) -> None:
+def test_branches_follow_the_chosen_layers() -> None:
     """Where the dendritic trial chose its layers, those grow in the arm branch too."""
-    (tmp_path / "result.json").write_text('{"sets": 1, "parameters": 9, "flops": 9}')
-    events = [{"event": "choose", "epoch": 2, "layers": ["model.2.0.conv"]}]
+    events: list[dict[str, Any]] = [{"event": "choose", "epoch": 2, "layers": ["model.2.0.conv"]}]
     events += [{"event": "grow", "epoch": 2}]
-    (tmp_path / "history.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
     growth = GROWTH | {"layers": "auto", "auto_layers": 1, "exclude": ["model.0.*"]}
-    handler = arm_settings("branch", growth, Leader(tmp_path))["+train::handlers"][0]
+    leader = Leader.of(events, sets=1, parameters=9, flops=9)
+    handler = arm_settings("branch", growth, leader)["+train::handlers"][0]
     config = DendriteConfig.from_dict(handler["config"])
     assert find_layers(base_network(), config) == ["model.2.0.conv"]
     assert handler["grow_epochs"] == [2]

@@ -1,5 +1,6 @@
 """Study files: what is refused before any training, and what the arms lay over train.json."""
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -11,13 +12,14 @@ import yaml
 
 from helpers.harness import BUNDLE, refused
 from perforated_monai.commands.main import main
-from perforated_monai.commands.study_run import run
+from perforated_monai.commands.study_run import Wanted, run
 from perforated_monai.study.arms import ARMS, networks_of
 from perforated_monai.study.equal_size import resolved_definition, wider_channels
 from perforated_monai.study.results import claim
 from perforated_monai.study.runner import trials_of
 from perforated_monai.study.study_file import load_study
-from perforated_monai.study.trial import Places, Trial, overlay
+from perforated_monai.study.trial import Places, Trial
+from perforated_monai.study.trial_config import overlay
 
 GOOD: dict[str, Any] = {
     "format": 1,
@@ -45,6 +47,11 @@ def write(tmp_path: Path):
         return file
 
     return make
+
+
+def wanted(file: Path, folder: Path) -> Wanted:
+    """``study run`` of a file, with data and results in a folder."""
+    return Wanted(file=str(file), dataset_dir=str(folder), results=str(folder / "results"))
 
 
 def test_a_good_file(write) -> None:
@@ -110,7 +117,7 @@ BAD = {
 def test_bad_files_are_refused_before_any_training(name: str, write, tmp_path: Path) -> None:
     changes, pattern = BAD[name]
     with refused(pattern):
-        run(str(write(**changes)), str(tmp_path), results_dir=str(tmp_path / "results"))
+        run(wanted(write(**changes), tmp_path))
     assert not (tmp_path / "results").exists()
 
 
@@ -136,12 +143,12 @@ def test_results_of_another_version_are_refused(write, tmp_path: Path) -> None:
         {"metrics": ["dice", "nsd"]},
     ):
         with refused("another version of the study"):
-            run(str(write(**changes)), str(tmp_path), results_dir=str(results))
+            run(wanted(write(**changes), tmp_path))
 
 
 def test_no_data(write, tmp_path: Path) -> None:
     with refused("is no folder"):
-        run(str(write()), str(tmp_path / "nowhere"), results_dir=str(tmp_path / "results"))
+        run(dataclasses.replace(wanted(write(), tmp_path), dataset_dir=str(tmp_path / "nowhere")))
 
 
 def test_wrong_use_and_failure_have_their_exit_codes(write, tmp_path: Path, capsys) -> None:
@@ -158,7 +165,7 @@ def test_wrong_use_and_failure_have_their_exit_codes(write, tmp_path: Path, caps
 @pytest.mark.parametrize("minutes", [0, -1, "soon", True])
 def test_budget_minutes(minutes: Any, write, tmp_path: Path) -> None:
     with refused("budget-minutes must be a number above 0"):
-        run(str(write()), str(tmp_path), budget_minutes=minutes)
+        run(dataclasses.replace(wanted(write(), tmp_path), budget_minutes=minutes))
 
 
 def test_folds_are_apart(write, tmp_path: Path) -> None:

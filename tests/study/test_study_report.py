@@ -1,24 +1,21 @@
 """The report of results whose numbers are known."""
 
-import csv
 import json
+import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from helpers.harness import BUNDLE
+from helpers.study_results import keep
 from perforated_monai.commands import study_run as commands
-from perforated_monai.study.arms import ARMS
-from perforated_monai.study.collect import Collected
+from perforated_monai.study.comparisons import Comparisons
 from perforated_monai.study.report import write_report
-from perforated_monai.study.results import claim
+from perforated_monai.study.results import StudyResults, check, claim, claimed
 from perforated_monai.study.runner import trials_of
 from perforated_monai.study.study_file import Study, load_study
 from perforated_monai.study.trial import Places, Trial
 
-SEEDS = 5
-CASES = [f"case_{i:02d}" for i in range(12)]
 # What an arm adds to the Dice of base.
 GAIN = {"dendrites": 0.02, "dendrites_init": -0.02, "branch": 0.02, "wide": 0.01, "base_long": 0.0}
 
@@ -35,59 +32,14 @@ def places(study: Study, tmp_path: Path) -> Places:
     claim(study, made.results)
     for trial in trials_of(study):
         if trial.arm == "wide" and trial.seed == 0:
-            keep(made, trial, {"status": "same", "same_as": "base"})
+            keep(made, trial, status="same", same_as="base")
         else:
-            keep(made, trial, {"status": "done"}, GAIN.get(trial.arm, 0.0))
+            keep(made, trial, GAIN.get(trial.arm, 0.0))
     return made
 
 
-def keep(places: Places, trial: Trial, facts: dict, gain: float = 0.0) -> None:
-    folder = places.kept(trial)
-    folder.mkdir(parents=True)
-    order = ARMS.index(trial.arm) if trial.arm in ARMS else 100 + len(trial.arm)
-    rng = np.random.default_rng([trial.seed, order])
-    seed = np.random.default_rng(trial.seed).normal(0, 0.01)
-    rows = [
-        [0.8 + 0.005 * i + seed + gain + rng.normal(0, 0.001), 3.0 - i / 10, 0.9]
-        for i in range(len(CASES))
-    ]
-    columns = [f"{p}_{c}" for p in ("dice", "hd95_mm", "nsd") for c in ("anterior", "posterior")]
-    with (folder / "cases.csv").open("w", newline="") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(["case", *columns])
-        for case, row in zip(CASES, rows, strict=True):
-            writer.writerow([case, *(v for v in row for _ in range(2))])
-    events = [
-        {"event": "epoch", "epoch": e, "dice": 0.5 + e / 100, "lr": [0.001], "seconds": 1.0}
-        for e in range(1, 5)
-    ]
-    if trial.arm.startswith("dendrites"):
-        events.append({"event": "grow", "epoch": 2})
-    (folder / "history.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
-    means = np.mean(rows, axis=0)
-    result = {
-        **{c: float(means[i // 2]) for i, c in enumerate(columns)},
-        "parameters": 29231,
-        "flops": 61_000_000,
-        "file_bytes": 120_000,
-        "latency_ms": 2.5,
-        "peak_memory_mib": 6.0,
-        "cpu_minutes": 2.0,
-        "train_minutes": 2.5,
-        "energy_joule": None,
-        "sets": 1,
-        "grow_epochs": [2] if trial.arm.startswith("dendrites") else [],
-        "device": "cpu",
-        "commit": "0" * 40,
-        "manifest_sha256": "1" * 64,
-        "versions": {"torch": "2.13.0"},
-        **facts,
-    }
-    (folder / "result.json").write_text(json.dumps(result))
-
-
 def test_verdicts_are_those_of_the_numbers(study: Study, places: Places) -> None:
-    found = Collected(study, places).comparisons("width8", "dice")
+    found = Comparisons(study, StudyResults(places)).judged("width8", "dice")
     verdicts = {pair: c.verdict for pair, c in found.items()}
     assert verdicts["dendrites", "base"] == verdicts["dendrites", "base_long"] == "helps"
     assert verdicts["dendrites", "branch"] == "not worse by more than 0.5 points"
@@ -116,7 +68,7 @@ def test_a_ladder_is_drawn_in_one_figure(repo: Path, tmp_path: Path) -> None:
     claim(study, places.results)
     for trial in trials_of(study):
         if trial.seed == 0:
-            keep(places, trial, {"status": "done", "parameters": 7000 * len(trial.network)})
+            keep(places, trial, parameters=7000 * len(trial.network))
     page, _ = write_report(study, places)
     assert "<h2>All networks</h2>" in page.read_text()
     assert page.read_text().count("too few runs to say") >= 2
@@ -149,17 +101,39 @@ def test_the_report_of_one_day_is_that_of_the_next(study: Study, places: Places)
 
 
 def test_committed_results_are_whole(repo: Path) -> None:
-    folders = sorted(repo.glob("bundles/*/studies/results/*/study.json"))
-    assert folders
-    for mark in folders:
-        results = mark.parent
+    """Each study: tables of its own protocol, no path of a machine, nine files, 3 MB in all."""
+    folders = sorted(f for f in repo.glob("bundles/*/studies/results/*") if f.is_dir())
+    assert len(folders) >= 6
+    ignored = ("report.html", ".lock", "sweep.db", "sweep.db-journal")
+    files = [f for d in folders for f in d.iterdir() if f.is_file() and f.name not in ignored]
+    assert sum(f.stat().st_size for f in files) < 3_000_000
+    for results in folders:
+        assert len([f for f in files if f.parent == results]) <= 9
+        assert (results / "report.md") in files
         study = load_study(results.parents[1] / f"{results.name}.yaml")
-        claim(study, results)
-        for file in results.glob("*/result.json"):
-            assert json.loads(file.read_text())["protocol"] == study.protocol
-        text = "".join(f.read_text() for f in results.rglob("*.json*") if "work" not in f.parts)
+        if not claimed(results):
+            assert "0 of 50 done" in (results / "report.md").read_text()
+            continue
+        check(study, results)
+        rows = StudyResults(Places(results, results / "work", results)).rows()
+        assert rows
+        text = "".join(f.read_text() for f in files if f.parent == results and f.suffix != ".png")
         assert "/work/" not in text and "/home/" not in text and "/tmp/" not in text
-        assert (results / "report.html").is_file() and (results / "report.md").is_file()
+
+
+def test_committed_reports_are_those_of_the_tables(repo: Path, tmp_path: Path) -> None:
+    """The figures of a report follow from the committed tables alone, to the last digit."""
+    for name in ("kinds", "width8_sweep"):
+        source = BUNDLE / "studies" / "results" / name
+        results = tmp_path / name
+        results.mkdir()
+        for file in source.glob("*"):
+            if file.suffix in (".csv", ".json"):
+                shutil.copy(file, results)
+        study = load_study(BUNDLE / "studies" / f"{name}.yaml")
+        _, markdown = write_report(study, Places(results, results / "work", results))
+        assert markdown.read_text() == (source / "report.md").read_text()
+        assert len(list(results.glob("*.png"))) == len(list(source.glob("*.png")))
 
 
 def test_a_study_of_its_own_arms_compares_its_pairs(tmp_path: Path) -> None:
@@ -168,9 +142,8 @@ def test_a_study_of_its_own_arms_compares_its_pairs(tmp_path: Path) -> None:
     claim(study, places.results)
     gains = {"low_rank_auto": 0.02, "low_rank_random": 0.01}
     for trial in trials_of(study):
-        keep(places, trial, {"status": "done"}, gains.get(trial.arm, 0.0))
-    data = Collected(study, places)
-    found = data.comparisons("res4", "dice")
+        keep(places, trial, gains.get(trial.arm, 0.0))
+    found = Comparisons(study, StudyResults(places)).judged("res4", "dice")
     assert [list(pair) for pair in found] == study.compare
     assert found["low_rank_auto", "low_rank_random"].verdict == "helps"
     html, markdown = write_report(study, places)

@@ -1,5 +1,6 @@
 """A finished study: what is kept, what is compared, what is shown."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -9,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from helpers.harness import BUNDLE, refused
-from helpers.study_runs import FILE, Done, history_of
+from helpers.study_runs import FILE, Done, history_of, measured
 from perforated_monai.commands import study_run as commands
-from perforated_monai.study.collect import Collected
+from perforated_monai.study.comparisons import Comparisons
 from perforated_monai.study.report import write_report
-from perforated_monai.study.results import read
+from perforated_monai.study.results import StudyResults
 from perforated_monai.study.runner import StudyRunner, trials_of
 from perforated_monai.study.trial import Trial
 
@@ -61,7 +62,7 @@ def test_arms_share_stream_and_start(phantom_study: Done) -> None:
 def test_test_cases_are_nobody_elses(phantom_study: Done) -> None:
     manifest = json.loads((phantom_study.places.dataset / "manifest.json").read_text())
     fold = {case: entry["fold"] for case, entry in manifest["cases"].items()}
-    data = Collected(phantom_study.study, phantom_study.places)
+    data = Comparisons(phantom_study.study, StudyResults(phantom_study.places))
     tested = data.table("width4", "base", "dice")
     assert set(tested) == {0, 1}
     assert set(tested[0]) == {case for case, f in fold.items() if f == 0}
@@ -71,10 +72,10 @@ def test_the_dendritic_arm_uses_its_whole_budget(phantom_study: Done) -> None:
     events = [json.loads(x) for x in history_of(phantom_study, Trial("width4", "dendrites", 0, 1))]
     kinds = [e["event"] for e in events if e["event"] != "epoch"]
     assert "grow" in kinds and "settle" in kinds
-    result = read(phantom_study.places, Trial("width4", "dendrites", 0, 1)) or {}
-    plain = read(phantom_study.places, Trial("width4", "base", 0, 1)) or {}
-    assert result["epochs"] == plain["epochs"] == 6
-    assert (result["parameters"] > plain["parameters"]) == (result["sets"] > 0)
+    grown = measured(phantom_study, Trial("width4", "dendrites", 0, 1))
+    plain = measured(phantom_study, Trial("width4", "base", 0, 1))
+    assert grown.epochs == plain.epochs == 6
+    assert (grown.parameters > plain.parameters) == (grown.sets > 0)
 
 
 def test_a_results_folder_of_another_version_is_refused(
@@ -105,9 +106,9 @@ def test_report_says_the_verdict_first(phantom_study: Done, tmp_path: Path) -> N
     assert not re.search(r"<(script|link)\b", text)
     assert text.count("<svg") >= 4 and text.count("data:image/png") == 1
     assert str(phantom_study.places.results.parent) not in text
-    numbers = read(phantom_study.places, Trial("width4", "base", 0, 0)) or {}
-    assert f"{numbers['parameters']:,}" in text
-    assert "4 of 4 done" in text and numbers["commit"] in text
+    numbers = measured(phantom_study, Trial("width4", "base", 0, 0))
+    assert f"{numbers.parameters:,}" in text
+    assert "4 of 4 done" in text and numbers.environment.commit in text
     again, _ = write_report(phantom_study.study, phantom_study.places)
     assert again.read_text() == text
 
@@ -131,12 +132,17 @@ def test_report_in_a_browser(phantom_study: Done, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_budget_of_minutes_ends_cleanly_and_goes_on(phantoms: Path, tmp_path: Path) -> None:
     file = BUNDLE / "studies" / "phantom.yaml"
-    options = {"results_dir": str(tmp_path / "r"), "manifest": str(phantoms / "manifest.json")}
-    code = commands.run(str(file), str(phantoms), budget_minutes=0.2, **options)
+    wanted = commands.Wanted(
+        file=str(file),
+        dataset_dir=str(phantoms),
+        results=str(tmp_path / "r"),
+        manifest=str(phantoms / "manifest.json"),
+    )
+    code = commands.run(dataclasses.replace(wanted, budget_minutes=0.2))
     assert code in (1, 3)
     # What is left of the machine is the results folder: work lies in it.
     (tmp_path / "r").rename(tmp_path / "moved")
-    options["results_dir"] = str(tmp_path / "moved")
-    assert commands.run(str(file), str(phantoms), **options) == 0
+    moved = dataclasses.replace(wanted, results=str(tmp_path / "moved"))
+    assert commands.run(moved) == 0
     results = sorted((tmp_path / "moved").glob("*/result.json"))
     assert [json.loads(f.read_text())["epochs"] for f in results] == [6] * 4

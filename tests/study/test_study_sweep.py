@@ -18,8 +18,8 @@ from helpers.harness import BUNDLE, refused
 from perforated_monai.commands import study_run as commands
 from perforated_monai.study.report import write_report
 from perforated_monai.study.study_file import load_study
-from perforated_monai.study.sweep import counts, open_sweep
 from perforated_monai.study.sweep_space import as_choice, check_sweep
+from perforated_monai.study.sweep_storage import counts, open_sweep
 from perforated_monai.study.trial import Places
 
 FILE = BUNDLE / "studies" / "width8_sweep.yaml"
@@ -45,6 +45,11 @@ def write(tmp_path: Path):
         return file
 
     return make
+
+
+def wanted(file: Path, folder: Path, **words: Any) -> commands.Wanted:
+    """``study run`` of a file with its results in a folder."""
+    return commands.Wanted(file=str(file), results=str(folder / "r"), **words)
 
 
 BAD = {
@@ -91,18 +96,14 @@ def test_choices_mean_settings() -> None:
 def test_a_storage_that_cannot_be_reached(url: str, write, tmp_path: Path) -> None:
     file = write({"trials": 2, "space": SPACE})
     with refused("cannot be reached"):
-        commands.run(str(file), str(tmp_path), results_dir=str(tmp_path / "r"), storage=url)
+        commands.run(wanted(file, tmp_path, dataset_dir=str(tmp_path), storage=url))
     assert not (tmp_path / "r").exists()
 
 
 def test_storage_belongs_to_a_sweep(tmp_path: Path) -> None:
     with refused("has no sweep"):
-        commands.run(
-            str(BUNDLE / "studies" / "phantom.yaml"),
-            str(tmp_path),
-            results_dir=str(tmp_path / "r"),
-            storage="sqlite:///x.db",
-        )
+        file = BUNDLE / "studies" / "phantom.yaml"
+        commands.run(wanted(file, tmp_path, dataset_dir=str(tmp_path), storage="sqlite:///x.db"))
 
 
 def test_a_sweep_of_another_version_is_refused(write, tmp_path: Path) -> None:
@@ -118,8 +119,10 @@ def test_crashed_trials_are_marked_and_the_others_go_on(write, phantoms: Path, t
     """Layers that do not exist end a trial's process; the search goes on and is reported."""
     space = SPACE | {"layers": ["*", "nothing*"]}
     file = write({"trials": 6, "space": space, "prune_after_epochs": 0})
-    options = {"results_dir": str(tmp_path / "r"), "manifest": str(phantoms / "manifest.json")}
-    code = commands.run(str(file), str(phantoms), workers=2, **options)
+    manifest = str(phantoms / "manifest.json")
+    code = commands.run(
+        wanted(file, tmp_path, dataset_dir=str(phantoms), manifest=manifest, workers=2)
+    )
     study = load_study(file)
     places = Places(tmp_path / "r", tmp_path / "r" / "work", phantoms)
     search = open_sweep(study, places, "")
@@ -145,8 +148,8 @@ def test_a_hopeless_trial_is_ended_early(write, phantoms: Path, tmp_path: Path) 
     search = open_sweep(study, places, "")
     for rate in (0.01, 0.009, 0.008, 0.007, 0.006, 1e-9):
         search.enqueue_trial({"dendrites": 0, "learning_rate": rate})
-    options = {"results_dir": str(places.results), "manifest": str(phantoms / "manifest.json")}
-    assert commands.run(str(file), str(phantoms), **options) == 0
+    manifest = str(phantoms / "manifest.json")
+    assert commands.run(wanted(file, tmp_path, dataset_dir=str(phantoms), manifest=manifest)) == 0
     search = open_sweep(study, places, "")
     assert counts(search) == {"done": 5, "pruned": 1, "failed": 0, "left": 0}
     (pruned,) = [t for t in search.trials if t.state.name == "PRUNED"]

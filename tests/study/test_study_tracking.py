@@ -63,7 +63,13 @@ def test_none_is_the_default() -> None:
 
 def test_unknown_and_missing_trackers(tmp_path: Path) -> None:
     with refused("must be of mlflow, wandb; got 'neptune'"):
-        commands.run(str(BUNDLE / "studies" / "phantom.yaml"), str(tmp_path), tracking="neptune")
+        commands.run(
+            commands.Wanted(
+                file=str(BUNDLE / "studies" / "phantom.yaml"),
+                dataset_dir=str(tmp_path),
+                tracking="neptune",
+            )
+        )
     for name in ("mlflow", "wandb"):
         if importlib.util.find_spec(name) is None:
             with refused(f"--tracking {name} needs the package"):

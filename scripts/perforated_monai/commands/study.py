@@ -1,4 +1,4 @@
-"""The commands that run a study and report what it found."""
+"""The commands that run a study, collect its results and report what they say."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def study(
     arms: str = "",
     tracking: str = "",
 ) -> int:
-    """Run what is missing of a study, or print where it stands.
+    """Run what is missing of a study, print where it stands, or collect its results as tables.
 
     Args:
-        action: run or status.
+        action: run, status or collect.
         file: study file, such as bundles/hippocampus_mri_dendritic/studies/width8.yaml.
         dataset_dir: folder of the data, with run.
         results: folder of what is kept; by default results/<study> beside the study file.
@@ -36,28 +36,31 @@ def study(
 
     if action == "status":
         return commands.status(str(file), str(results), str(storage))
+    if action == "collect":
+        return commands.collect(str(file), str(results))
     if action != "run":
-        msg = f"study takes run or status; got {action!r}."
+        msg = f"study takes run, status or collect; got {action!r}."
         raise UsageError(msg)
     if not dataset_dir:
         msg = "study run needs --dataset_dir DIR, the folder of the data."
         raise UsageError(msg)
-    return commands.run(
-        str(file),
-        str(dataset_dir),
-        str(results),
-        str(work),
-        str(manifest),
-        workers,
-        budget_minutes,
-        arms,
-        str(storage),
-        tracking,
+    wanted = commands.Wanted(
+        file=str(file),
+        dataset_dir=str(dataset_dir),
+        results=str(results),
+        work=str(work),
+        manifest=str(manifest),
+        workers=workers,
+        budget_minutes=budget_minutes,
+        arms=arms,
+        storage=str(storage),
+        tracking=tracking,
     )
+    return commands.run(wanted)
 
 
 def report(file: str, results: str = "", work: str = "", images: bool = False) -> int:
-    """Write report.html and report.md of a study into its results folder.
+    """Write report.html, report.md and its pictures into the results folder of a study.
 
     Args:
         file: study file.
@@ -65,6 +68,6 @@ def report(file: str, results: str = "", work: str = "", images: bool = False) -
         work: folder of its checkpoints; by default work in the results folder.
         images: show the worst cases on slices of the images, which lie in the work folder.
     """
-    from .study_run import report as write
+    from . import study_run as commands
 
-    return write(str(file), str(results), str(work), bool(images))
+    return commands.report(str(file), str(results), str(work), images=bool(images))

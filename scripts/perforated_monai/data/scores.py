@@ -132,12 +132,13 @@ def read_cases(table: str | Path) -> list[CaseRow]:
     return [row for row in rows if row.case != MEAN]
 
 
-def case_table(rows: Sequence[CaseRow], mean_row: bool = False) -> str:
+def case_table(rows: Sequence[CaseRow], mean_row: bool = False, exact: bool = False) -> str:
     """The text of a table; ``read_cases`` gives the rows again, with six digits.
 
     Args:
         rows: rows with the same columns, at least one.
         mean_row: end with the mean over cases, as an evaluation does.
+        exact: write every digit, so that reading gives the same numbers to the last bit.
     """
     trial, names = list(rows[0].trial), list(rows[0].values)
     last = CaseRow(MEAN, {n: finite_mean(r.values[n] for r in rows) for n in names})
@@ -146,7 +147,7 @@ def case_table(rows: Sequence[CaseRow], mean_row: bool = False) -> str:
     writer.writerow([*trial, "case", *names])
     for row in [*rows, last] if mean_row else rows:
         keys = [row.trial.get(key, "") for key in trial]
-        writer.writerow([*keys, row.case, *(_cell(row.values[n]) for n in names)])
+        writer.writerow([*keys, row.case, *(_cell(row.values[n], exact) for n in names)])
     return text.getvalue()
 
 
@@ -174,5 +175,7 @@ def read_scores(folder: Path) -> Scores | None:
     return Scores(facts, read_cases(table))
 
 
-def _cell(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.6g}"
+def _cell(value: float, exact: bool) -> str:
+    if math.isnan(value):
+        return ""
+    return repr(value) if exact else f"{value:.6g}"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from ..training.run_folder import RunFolder
 
 # In the order in which a seed's trials run: what others follow comes first.
 ARMS = ("dendrites", "dendrites_init", "base", "base_long", "wide", "wide_flops", "branch")
@@ -55,14 +53,14 @@ def network_files(bundle_root: Path, network: str) -> list[Path]:
 
 def network_settings(network: str) -> dict[str, Any]:
     """What a rung of the width ladder overrides; nothing for other networks."""
-    found = re.fullmatch(r"(width|res)(\d+)", network)
-    if found is None:
+    ladder = re.fullmatch(r"(width|res)(\d+)", network)
+    if ladder is None:
         return {}
-    first = int(found[2])
+    first = int(ladder[2])
     return {
         "base_network_def::channels": [first, 2 * first, 4 * first],
         "base_network_def::strides": [2, 2],
-        "base_network_def::num_res_units": 0 if found[1] == "width" else 2,
+        "base_network_def::num_res_units": 0 if ladder[1] == "width" else 2,
     }
 
 
@@ -121,31 +119,41 @@ def grow_settings(config: dict[str, Any]) -> dict[str, Any]:
     )
 
 
+@dataclass(frozen=True)
 class Leader:
     """What the dendritic trial of a seed did, from its results.
 
     Attributes:
         grow_epochs, settle_epochs: epochs after which a set was added, or growth ended.
+        layers: those that the trial chose itself, where it did.
         sets: dendrite sets in its final network.
         parameters, flops: of its final network.
     """
 
-    def __init__(self, folder: Path) -> None:
-        result = json.loads((folder / "result.json").read_text())
-        events = RunFolder(folder).history()
-        self.grow_epochs = [int(e["epoch"]) for e in events if e["event"] == "grow"]
-        self.settle_epochs = [int(e["epoch"]) for e in events if e["event"] == "settle"]
-        choices = [e["layers"] for e in events if e["event"] == "choose"]
-        self._chosen: list[str] | None = choices[-1] if choices else None
-        self.sets = int(result["sets"])
-        self.parameters, self.flops = int(result["parameters"]), int(result["flops"])
+    grow_epochs: list[int]
+    settle_epochs: list[int]
+    layers: list[str] | None
+    sets: int
+    parameters: int
+    flops: int
+
+    @classmethod
+    def of(cls, history: list[dict[str, Any]], sets: int, parameters: int, flops: int) -> Leader:
+        """From the events of its training, and its final network."""
+        epochs: dict[str, list[int]] = {
+            kind: [int(e["epoch"]) for e in history if e["event"] == kind]
+            for kind in ("grow", "settle")
+        }
+        choices = [e["layers"] for e in history if e["event"] == "choose"]
+        layers = choices[-1] if choices else None
+        return cls(epochs["grow"], epochs["settle"], layers, sets, parameters, flops)
 
     def chosen_layers(self) -> dict[str, Any]:
         """Settings of ``DendriteConfig`` that grow the layers which the trial chose, if it did."""
-        if self._chosen is None:
+        if self.layers is None:
             return {}
         every = {"layers": "all", "auto_layers": 0, "parameter_budget": 0}
-        return {**every, "layer_names": self._chosen, "exclude": []}
+        return {**every, "layer_names": self.layers, "exclude": []}
 
     def same_as_base(self, arm: str) -> bool:
         """Whether an arm has nothing to differ by: nothing grew, or nothing was accepted."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -14,8 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from .collect import Collected
+from .comparisons import Comparisons
 from .statistics import t_interval
+from .trial_rows import PREFIX, Event, Measurement
 
 # Okabe and Ito; the lightness differs too. Marker and line style say the same again.
 STYLES: dict[str, tuple[str, str, Any]] = {
@@ -41,7 +42,7 @@ _OUTLINE = {"true": ("-", 1.4), "predicted": ((0, (2, 1.2)), 2.4)}
 _CLASS_COLORS = ("#0072b2", "#e69f00", "#000000", "#cc79a7")  # apart in grey, too
 
 
-def score_against_cost(data: Collected, networks: Sequence[str], metric: str) -> Figure:
+def score_against_cost(data: Comparisons, networks: Sequence[str], metric: str) -> Figure:
     """Mean test score of every arm against parameters and FLOPs: each seed, and their mean.
 
     Several networks (a width ladder) are joined by a line an arm, on a logarithmic axis.
@@ -55,9 +56,9 @@ def score_against_cost(data: Collected, networks: Sequence[str], metric: str) ->
         for arm in data.study.arms:
             color, marker, style = _style(data, arm)
             means = []
-            for cell in (data.cells[n, arm] for n in networks if data.cells[n, arm].results):
-                x = cell.values(key)
-                y = [_score(data, r, metric) for r in cell.results.values()]
+            for cell in (data.cells[n, arm] for n in networks if data.cells[n, arm].measured):
+                x = cell.numbers(key)
+                y = [_score(data, m, metric) for m in cell.measured.values()]
                 axes.plot(x, y, marker, color=color, markersize=4, alpha=0.45, markeredgewidth=0)
                 means.append((float(np.mean(x)), float(np.mean(y))))
             if means:
@@ -82,7 +83,7 @@ def score_against_cost(data: Collected, networks: Sequence[str], metric: str) ->
     return figure
 
 
-def score_per_epoch(data: Collected, network: str) -> Figure:
+def score_per_epoch(data: Comparisons, network: str) -> Figure:
     """Validation Dice per epoch: the mean over seeds and each seed, growth as vertical lines."""
     figure = _figure(9, 4.2)
     axes = figure.add_subplot()
@@ -115,13 +116,13 @@ def score_per_epoch(data: Collected, network: str) -> Figure:
     return figure
 
 
-def seed_spread(data: Collected, network: str, metric: str) -> Figure:
+def seed_spread(data: Comparisons, network: str, metric: str) -> Figure:
     """Differences to each control: every seed's mean, and both intervals."""
-    found = data.comparisons(network, metric)
-    figure = _figure(9, 1.1 + 0.55 * max(len(found), 1))
+    judged = data.judged(network, metric)
+    figure = _figure(9, 1.1 + 0.55 * max(len(judged), 1))
     axes = figure.add_subplot()
     scale = 1 if metric == "hd95" else 100
-    for i, ((arm, control), comparison) in enumerate(found.items()):
+    for i, ((arm, control), comparison) in enumerate(judged.items()):
         table, _, _ = data.difference(network, arm, control, metric)
         color, marker, _ = _style(data, arm)
         for offset, interval, style in (
@@ -136,16 +137,16 @@ def seed_spread(data: Collected, network: str, metric: str) -> Figure:
     axes.axvline(0, color="black", lw=1)
     if metric == "dice":
         axes.axvline(-0.5, color="0.5", lw=1, ls=":")
-        axes.text(-0.5, len(found) - 0.45, "margin ", ha="right", va="center", color="0.35")
-    axes.set_yticks(range(len(found)), [f"{a} − {b}" for a, b in found])
-    axes.set_ylim(len(found) - 0.3, -0.7)
+        axes.text(-0.5, len(judged) - 0.45, "margin ", ha="right", va="center", color="0.35")
+    axes.set_yticks(range(len(judged)), [f"{a} − {b}" for a, b in judged])
+    axes.set_ylim(len(judged) - 0.3, -0.7)
     unit = "mm; left" if metric == "hd95" else "points of 0.01; right"
     axes.set_xlabel(f"difference of test {NAMES[metric]}, {unit} of 0: the first arm better")
     _plain(axes)
     return figure
 
 
-def paired_cases(data: Collected, network: str, arm: str, control: str, metric: str) -> Figure:
+def paired_cases(data: Comparisons, network: str, arm: str, control: str, metric: str) -> Figure:
     """Difference of each test case: mean over seeds, and the span of the seeds."""
     table, _, cases = data.difference(network, arm, control, metric)
     figure = _figure(9, 3.6)
@@ -165,7 +166,7 @@ def paired_cases(data: Collected, network: str, arm: str, control: str, metric: 
     return figure
 
 
-def worst_cases(data: Collected, network: str, arm: str, images: bool = False) -> Figure | None:
+def worst_cases(data: Comparisons, network: str, arm: str, images: bool = False) -> Figure | None:
     """The three worst test cases of an arm's first seed, true and predicted outlines.
 
     Args:
@@ -175,12 +176,12 @@ def worst_cases(data: Collected, network: str, arm: str, images: bool = False) -
         images: draw the slice below the outlines; it lies in the run folder, not in the results.
     """
     cell = data.cells[network, arm]
-    trial = next((t for t in cell.results if t not in cell.same), None)
-    if trial is None or not (data.places.kept(trial) / "worst.npz").exists():
+    trial = next((t for t in cell.measured if t not in cell.same), None)
+    if trial is None or not (data.results.places.kept(trial) / "worst.npz").exists():
         return None
-    outlines = dict(np.load(data.places.kept(trial) / "worst.npz"))
+    outlines = dict(np.load(data.results.places.kept(trial) / "worst.npz"))
     outlines.setdefault("regions", np.array(False))
-    image_file = data.places.run(trial) / "worst_image.npz"
+    image_file = data.results.places.run(trial) / "worst_image.npz"
     slices = np.load(image_file) if images and image_file.exists() else None
     classes = data.classes("dice")
     figure = _figure(9, 4.2)
@@ -199,9 +200,9 @@ def worst_cases(data: Collected, network: str, arm: str, images: bool = False) -
                 shape = mask >= value if outlines["regions"] else mask == value
                 if shape.any():
                     axes.contour(shape, [0.5], colors=color, linestyles=[style], linewidths=width)
-        rows = cell.cases[trial][str(case)]
+        scores = next(row.values for row in cell.cases[trial] if row.case == case)
         axes.set_title(
-            f"{case}\n" + ", ".join(f"{c} {rows[f'dice_{c}']:.3f}" for c in classes),
+            f"{case}\n" + ", ".join(f"{c} {scores[f'dice_{c}']:.3f}" for c in classes),
             fontsize="medium",
         )
         axes.set_xticks([])
@@ -230,17 +231,22 @@ def as_svg(figure: Figure, tight: bool = False) -> str:
     return re.sub(r"^.*?(?=<svg)", "", text, flags=re.S)
 
 
-def as_png(figure: Figure) -> str:
-    """The figure as a data URI."""
+def as_png(figure: Figure) -> bytes:
+    """The figure as a PNG file; the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def as_uri(figure: Figure) -> str:
+    """The figure as a data URI."""
+    return "data:image/png;base64," + base64.b64encode(as_png(figure)).decode()
 
 
 NAMES = {"dice": "Dice", "hd95": "HD95", "nsd": "surface Dice at 1 mm"}
 
 
-def _style(data: Collected, arm: str) -> tuple[str, str, Any]:
+def _style(data: Comparisons, arm: str) -> tuple[str, str, Any]:
     """Colour, marker and line of an arm."""
     if arm in STYLES:
         return STYLES[arm]
@@ -263,22 +269,20 @@ def _handles(figure: Figure) -> tuple[list[Any], list[str]]:
     return figure.axes[0].get_legend_handles_labels()
 
 
-def _score(data: Collected, result: dict[str, Any], metric: str) -> float:
-    from .collect import PREFIX
-
-    values = [result[PREFIX[metric] + c] for c in data.classes(metric)]
+def _score(data: Comparisons, measured: Measurement, metric: str) -> float:
+    values = [measured.scores[PREFIX[metric] + c] for c in data.classes(metric)]
     return t_interval(values).mean
 
 
-def _curve(events: list[dict[str, Any]]) -> tuple[list[int], list[float]]:
+def _curve(events: list[Event]) -> tuple[list[int], list[float]]:
     epochs = [e for e in events if e["event"] == "epoch" and e["dice"] is not None]
     return [e["epoch"] for e in epochs], [e["dice"] for e in epochs]
 
 
-def _late(history: dict[Any, list[dict[str, Any]]]) -> list[float]:
+def _late(history: Mapping[Any, list[Event]]) -> list[float]:
     """Scores of the last two thirds of the epochs: the start would flatten the rest."""
-    found: list[float] = []
+    late: list[float] = []
     for events in history.values():
         scores = _curve(events)[1]
-        found += scores[len(scores) // 3 :]
-    return found
+        late += scores[len(scores) // 3 :]
+    return late

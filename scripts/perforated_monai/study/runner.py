@@ -17,12 +17,15 @@ from filelock import FileLock, Timeout
 from ..errors import UserError
 from ..files import write_json
 from ..training.run_folder import RunFolder
-from . import results
+from . import trial_folder
 from .arms import ARMS, DEPENDENT, Leader
 from .energy import EnergyMeter
 from .process import last_line, start
+from .results import StudyResults
 from .study_file import Study
-from .trial import Places, Trial, command, only_test, overlay
+from .trial import Places, Trial
+from .trial_config import command, only_test, overlay
+from .trial_rows import TrialRow
 
 _POLL_SECONDS = 0.2
 
@@ -70,7 +73,8 @@ class StudyRunner:
         self._taken: set[Trial] = set()
         self._tried: dict[Trial, str] = {}
         self._children: dict[Trial, subprocess.Popen] = {}
-        self._commit = results.commit_of(Path(__file__).parent)
+        self._results = StudyResults(places)
+        self._commit = trial_folder.commit_of(Path(__file__).parent)
 
     def run(self, trials: list[Trial] | None = None) -> dict[Trial, str]:
         """Run trials until none is left or the time is over; reasons of those that failed."""
@@ -142,8 +146,8 @@ class StudyRunner:
         return None
 
     def _done(self, trial: Trial) -> bool:
-        found = results.read(self.places, trial)
-        return found is not None and found["status"] in ("done", "same")
+        row = self._results.row(trial)
+        return row is not None and row.settled
 
     def _ready(self, trial: Trial) -> bool:
         return trial.arm not in DEPENDENT or self._done(trial.leader)
@@ -165,9 +169,9 @@ class StudyRunner:
             lock.release()
 
     def _run_locked(self, trial: Trial) -> None:
-        leader = Leader(self.places.kept(trial.leader)) if trial.arm in DEPENDENT else None
+        leader = self._leader(trial) if trial.arm in DEPENDENT else None
         if leader is not None and leader.same_as_base(trial.arm):
-            results.keep_same_as_base(self.study, trial, self.places)
+            trial_folder.keep_same_as_base(self.study, trial, self.places)
             self._tried[trial] = ""
             self.say(f"{trial.id}: nothing to differ by, the same as base")
             return
@@ -180,9 +184,17 @@ class StudyRunner:
         if code != 0:
             self._fail(trial, last)
             return
-        results.keep(self.study, trial, self.places, meter.joules(), self._commit)
+        row = trial_folder.keep(self.study, trial, self.places, meter.joules(), self._commit)
         self._tried[trial] = ""
-        self.say(f"{trial.id}: {_summary(results.read(self.places, trial) or {})}")
+        self.say(f"{trial.id}: {_summary(row)}")
+
+    def _leader(self, trial: Trial) -> Leader | None:
+        """What the dendritic trial did that this one follows."""
+        row = self._results.row(trial.leader)
+        if row is None or row.measured is None:
+            return None
+        history, measured = self._results.history(trial.leader), row.measured
+        return Leader.of(history, measured.sets, measured.parameters, measured.flops)
 
     def _process(self, trial: Trial, content: dict[str, Any]) -> tuple[int, str]:
         run = self.places.run(trial)
@@ -205,17 +217,17 @@ class StudyRunner:
 
     def _fail(self, trial: Trial, reason: str) -> None:
         self._tried[trial] = reason
-        results.keep_failure(self.study, trial, self.places, reason)
+        trial_folder.keep_failure(self.study, trial, self.places, reason)
         self.say(f"{trial.id}: failed: {reason}")
 
 
-def _summary(result: dict[str, Any]) -> str:
-    dice = [v for k, v in result.items() if k.startswith("dice_")]
-    mean = sum(dice) / len(dice)
-    grown = f", {result['sets']} sets" if result["grow_epochs"] else ""
+def _summary(row: TrialRow) -> str:
+    measured = row.measured
+    assert measured is not None, "only of a trial that is done"
+    grown = f", {measured.sets} sets" if measured.grow_epochs else ""
     return (
-        f"test Dice {mean:.4f}, {result['parameters']:,} parameters{grown}, "
-        f"{result['train_minutes']:.1f} min"
+        f"test Dice {measured.mean_dice():.4f}, {measured.parameters:,} parameters{grown}, "
+        f"{measured.train_minutes:.1f} min"
     )
 
 

@@ -21,7 +21,7 @@ NO_DIFFERENCE = "no difference shown"
 
 
 @dataclass(frozen=True)
-class Interval:
+class TInterval:
     """A t interval of a mean over ``n`` values.
 
     ``p`` is two-sided against 0. A constant difference of 0 has p = 1, another constant p = 0;
@@ -55,14 +55,14 @@ class Comparison:
     """
 
     name: str
-    over_seeds: Interval
-    over_cases: Interval
+    over_seeds: TInterval
+    over_cases: TInterval
     p: float
     p_holm: float
     verdict: str
 
     @property
-    def reported(self) -> Interval:
+    def reported(self) -> TInterval:
         """The wider of the two intervals."""
         return max(self.over_seeds, self.over_cases, key=lambda i: i.half)
 
@@ -92,7 +92,7 @@ def compare(tables: dict[str, np.ndarray]) -> list[Comparison]:
     ]
 
 
-def verdict(over_seeds: Interval, over_cases: Interval, p_holm: float) -> str:
+def verdict(over_seeds: TInterval, over_cases: TInterval, p_holm: float) -> str:
     """The first rule that holds.
 
     1. fewer than five seeds; 2. both intervals exclude 0 on one side and Holm's p is below 0.05:
@@ -110,12 +110,12 @@ def verdict(over_seeds: Interval, over_cases: Interval, p_holm: float) -> str:
     return NOT_WORSE if wider.low > -MARGIN else NO_DIFFERENCE
 
 
-def t_interval(values: Sequence[float] | np.ndarray) -> Interval:
+def t_interval(values: Sequence[float] | np.ndarray) -> TInterval:
     """95 % t interval of the mean of values; NaN are left out."""
     kept = np.asarray(values, dtype=float)
     kept = kept[np.isfinite(kept)]
     mean, half, p = (float(v[0]) for v in t_intervals(kept[None, :]))
-    return Interval(mean, mean - half, mean + half, p, int(kept.size))
+    return TInterval(mean, mean - half, mean + half, p, int(kept.size))
 
 
 def t_intervals(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import threading
 import time
@@ -11,21 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
+from optuna.storages import RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
-from ..errors import UserError
 from ..files import write_json
 from ..training.run_folder import RunFolder
-from . import results
+from . import trial_folder
 from .energy import EnergyMeter
 from .process import last_line, start
+from .results import claim
 from .study_file import Study
 from .sweep_space import as_choice, choose
-from .trial import Places, Trial, command, only_test, overlay
+from .sweep_storage import PRUNED, counts, does_not_count, open_sweep, stored, taken_up_from
+from .trial import SWEEP_ARM, Places, Trial
+from .trial_config import command, only_test, overlay
 
-CHOSEN = "sweep.json"  # beside result.json: the values that the search chose
-_HEARTBEAT, _GRACE, _POLL = 10, 30, 0.5  # seconds
+_POLL = 0.5  # seconds
 
 
 class _FailedError(Exception):
@@ -53,7 +53,7 @@ def run_sweep(
         storage: URL of a database; SQLite in the results folder when empty.
     """
     search = open_sweep(study, places, storage)
-    results.claim(study, places.results)
+    claim(study, places.results)
     sweeper = Sweeper(study, places, search, workers, minutes)
     threads = [threading.Thread(target=sweeper.work) for _ in range(workers)]
     for thread in threads:
@@ -66,63 +66,6 @@ def run_sweep(
         for thread in threads:
             thread.join()
     return summary(study, search)
-
-
-def open_sweep(study: Study, places: Places, storage: str) -> optuna.Study:
-    """The sweep in its database, made when missing.
-
-    Raises:
-        UserError: for a database that cannot be reached, or a sweep of another version.
-    """
-    url = storage or f"sqlite:///{places.results / 'sweep.db'}"
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if not storage:
-        places.results.mkdir(parents=True, exist_ok=True)
-    try:
-        search = _connect(study, url)
-        known = search.user_attrs.get("protocol")
-        if known is None:
-            search.set_user_attr("protocol", _protocol(study))
-    except Exception as error:  # sqlalchemy, its drivers and Optuna have each their own
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        shown = url.split("@")[-1]
-        msg = f"--storage {shown} cannot be reached: {reason}. Start it, or correct the URL."
-        raise UserError(msg) from None
-    if known not in (None, _protocol(study)):
-        msg = (
-            f"The storage holds a sweep {study.name!r} of another version of {study.file}. Give "
-            "another --storage, or the file as it was; sweep: trials may grow."
-        )
-        raise UserError(msg)
-    return search
-
-
-def _connect(study: Study, url: str, attempts: int = 10) -> optuna.Study:
-    """Open the sweep; workers that start at once may make the tables at once, so try again."""
-    while True:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                storage = RDBStorage(
-                    url,
-                    heartbeat_interval=_HEARTBEAT,
-                    grace_period=_GRACE,
-                    heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
-                )
-            return optuna.create_study(
-                storage=storage,
-                study_name=study.name,
-                direction="maximize",
-                load_if_exists=True,
-                sampler=optuna.samplers.TPESampler(constant_liar=True),
-                pruner=_pruner(study.sweep),
-            )
-        except Exception as error:  # of sqlalchemy, by the database
-            attempts -= 1
-            said = str(error).lower()
-            if attempts == 0 or not any(w in said for w in ("already exists", "duplicate")):
-                raise
-            time.sleep(_POLL)
 
 
 class Sweeper:
@@ -139,7 +82,7 @@ class Sweeper:
         self.study, self.places, self.search, self.workers = study, places, search, workers
         self.stop = threading.Event()
         self._end = None if minutes is None else time.monotonic() + 60 * minutes
-        self._commit = results.commit_of(Path(__file__).parent)
+        self._commit = trial_folder.commit_of(Path(__file__).parent)
 
     def work(self) -> None:
         """Run trials until the sweep has as many as it wants, or the time is over."""
@@ -163,20 +106,20 @@ class Sweeper:
         return self.stop.is_set()
 
     def _room(self, trials: list[FrozenTrial]) -> int:
-        return int(self.study.sweep["trials"]) - sum(not _is_retry(t) for t in trials)
+        return int(self.study.sweep["trials"]) - sum(not does_not_count(t) for t in trials)
 
     def _objective(self, asked: optuna.Trial) -> float:
-        frozen = self._stored(asked)
+        frozen = stored(self.search, asked.number)
         trials = self.search.get_trials(deepcopy=False)
-        before = [t for t in trials if t.number < frozen.number and not _is_retry(t)]
-        if not _is_retry(frozen) and len(before) >= int(self.study.sweep["trials"]):
+        earlier = [t for t in trials if t.number < frozen.number and not does_not_count(t)]
+        if not does_not_count(frozen) and len(earlier) >= int(self.study.sweep["trials"]):
             asked.set_user_attr("surplus", True)  # two workers asked at once for the last one
             raise _FailedError
         values = choose(asked, self.study.sweep["space"])
-        number = frozen.system_attrs.get("failed_trial", frozen.number)
-        trial = Trial(
-            self.study.networks[0], f"sweep{number:04d}", self.study.folds[0], self.study.seeds[0]
-        )
+        before = taken_up_from(frozen)
+        number = frozen.number if before is None else before
+        arm = f"{SWEEP_ARM}{number:04d}"
+        trial = Trial(self.study.networks[0], arm, self.study.folds[0], self.study.seeds[0])
         asked.set_user_attr("trial", trial.id)
         return self._train(asked, trial, values)
 
@@ -189,7 +132,7 @@ class Sweeper:
         file = run / "trial.json"
         write_json(file, content)
         write_json(self.places.kept(trial) / "trial.json", content)
-        write_json(self.places.kept(trial) / CHOSEN, values)
+        write_json(self.places.kept(trial) / trial_folder.CHOSEN, values)
         if RunFolder(run).finished:
             file = run / "only_test.json"
             write_json(file, only_test(content))
@@ -201,27 +144,24 @@ class Sweeper:
         if child.returncode != 0:
             reason = last_line(run / "log.txt", child.returncode)
             asked.set_user_attr("reason", reason)
-            results.keep_failure(self.study, trial, self.places, reason)
+            trial_folder.keep_failure(self.study, trial, self.places, reason)
             raise _FailedError(reason)
-        results.keep(self.study, trial, self.places, meter.joules(), self._commit)
-        kept = results.read(self.places, trial) or {}
-        asked.set_user_attr("parameters", kept["parameters"])
-        return float(kept["validation_dice"])
-
-    def _stored(self, asked: optuna.Trial) -> FrozenTrial:
-        return self.search._storage.get_trial(asked._trial_id)
+        row = trial_folder.keep(self.study, trial, self.places, meter.joules(), self._commit)
+        assert row.measured is not None, "keep returns the row of a trial that is done"
+        asked.set_user_attr("parameters", row.measured.parameters)
+        return row.measured.validation_dice
 
     def _watch(self, asked: optuna.Trial, trial: Trial, child: subprocess.Popen) -> None:
         """Report new epochs; end the process when it is hopeless or the time is over."""
         if self._over():
             child.terminate()
             child.wait()
-            RetryHeartbeatStaleTrialCallback()(self.search, self._stored(asked))
+            RetryHeartbeatStaleTrialCallback()(self.search, stored(self.search, asked.number))
             raise _StoppedError
         run = RunFolder(self.places.run(trial))
         if not run.history_file.exists():
             return
-        best, reported = 0.0, self._stored(asked).intermediate_values
+        best, reported = 0.0, stored(self.search, asked.number).intermediate_values
         for event in run.history():
             if event["event"] == "epoch" and event["dice"] is not None:
                 best = max(best, event["dice"])
@@ -230,47 +170,17 @@ class Sweeper:
         if asked.should_prune():
             child.terminate()
             child.wait()
-            results.keep_failure(self.study, trial, self.places, "pruned: below the median")
+            trial_folder.keep_failure(self.study, trial, self.places, PRUNED)
             raise optuna.TrialPruned
-
-
-def counts(search: optuna.Study) -> dict[str, int]:
-    """Trials by what became of them; a trial taken up again counts once."""
-    found = {"done": 0, "pruned": 0, "failed": 0, "left": 0}
-    for trial in search.get_trials(deepcopy=False):
-        if trial.state == TrialState.COMPLETE:
-            found["done"] += 1
-        elif trial.state == TrialState.PRUNED:
-            found["pruned"] += 1
-        elif trial.state == TrialState.FAIL and "reason" in trial.user_attrs:
-            found["failed"] += 1
-        elif trial.state in (TrialState.WAITING, TrialState.RUNNING):
-            found["left"] += 1
-    return found
 
 
 def summary(study: Study, search: optuna.Study) -> int:
     """Print how many trials ended how, and the best."""
-    found = counts(search)
-    print(", ".join(f"{n} {what}" for what, n in found.items()), f"of {study.sweep['trials']}")
-    if not found["done"]:
+    by_end = counts(search)
+    print(", ".join(f"{n} {what}" for what, n in by_end.items()), f"of {study.sweep['trials']}")
+    if not by_end["done"]:
         return 1
     best = search.best_trial
     print(f"best validation Dice {best.value:.4f}: {best.params}")
-    every = found["done"] + found["pruned"] >= int(study.sweep["trials"])
+    every = by_end["done"] + by_end["pruned"] >= int(study.sweep["trials"])
     return 0 if every else 3
-
-
-def _is_retry(trial: FrozenTrial) -> bool:
-    return "failed_trial" in trial.system_attrs or bool(trial.user_attrs.get("surplus"))
-
-
-def _pruner(sweep: dict[str, Any]) -> optuna.pruners.BasePruner:
-    after = int(sweep.get("prune_after_epochs", 10))
-    if after == 0:
-        return optuna.pruners.NopPruner()
-    return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=after)
-
-
-def _protocol(study: Study) -> str:
-    return study.protocol + json.dumps(study.sweep["space"], sort_keys=True)

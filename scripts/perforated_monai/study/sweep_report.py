@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections import Counter
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
 import optuna
-from markupsafe import Markup
+from matplotlib.figure import Figure
 from optuna.trial import TrialState
 
-from .figures import as_svg
+from .results import StudyResults
 from .study_file import Study
-from .sweep import CHOSEN, counts, open_sweep
-from .trial import Places
+from .sweep_storage import counts, open_sweep
+from .trial import SWEEP_ARM, Places, Trial
+from .trial_rows import TrialRow
 
 
 def _relabel(figure: Any) -> None:
@@ -35,62 +35,48 @@ def _relabel(figure: Any) -> None:
             text.set_text(text.get_text().replace("Objective Value", "validation Dice"))
 
 
-def trials(study: Study, places: Places) -> tuple[list[str], list[list[str]]]:
-    """Header and a row a trial, by falling validation Dice, from the results folder alone.
+def trials(study: Study, results: StudyResults) -> tuple[list[str], list[list[str]]]:
+    """Header and a row a trial, by falling validation Dice, from the results alone.
 
     Ended trials without a score (pruned or failed) come last, with the reason.
     """
     names = list(study.sweep["space"])
     header = ["trial", "validation Dice", "test Dice", "sets", "parameters", *names]
-    found = [_read(folder) for folder in sorted(places.results.glob("*-sweep*"))]
-    scored = sorted(
-        (f for f in found if "validation_dice" in f[1]), key=lambda f: -f[1]["validation_dice"]
-    )
-    rows = []
-    for chosen, result, number in scored:
-        tested = [v for k, v in result.items() if k.startswith("dice_")]
-        cells = [f"{result['validation_dice']:.4f}", f"{sum(tested) / len(tested):.4f}"]
-        cells += [str(result["sets"]), f"{result['parameters']:,}"]
-        rows.append([number, *cells, *_shown(chosen, names)])
-    for chosen, result, number in found:
-        if result.get("status") == "failed":
-            rows.append([number, result["reason"], "", "", "", *_shown(chosen, names)])
-    return header, rows
+    rows = rows_of(results)
+    scored = [(row, row.measured) for row in rows if row.measured is not None]
+    table = []
+    for row, m in sorted(scored, key=lambda pair: -pair[1].validation_dice):
+        cells = [number_of(row.trial), f"{m.validation_dice:.4f}", f"{m.mean_dice():.4f}"]
+        table.append([*cells, str(m.sets), f"{m.parameters:,}", *_shown(row, names)])
+    for row in rows:
+        if row.status == "failed":
+            table.append([number_of(row.trial), row.reason, "", "", "", *_shown(row, names)])
+    return header, table
 
 
-def ended(study: Study, places: Places) -> str:
-    """How many trials ended how."""
-    results = [_read(folder)[1] for folder in places.results.glob("*-sweep*")]
-    how = Counter(
-        "pruned" if str(r.get("reason", "")).startswith("pruned") else r["status"]
-        for r in results
-        if "status" in r
-    )
+def ended(study: Study, rows: Sequence[TrialRow]) -> str:
+    """How many trials of a sweep ended how."""
+    how = Counter("pruned" if row.reason.startswith("pruned") else row.status for row in rows)
     said = ", ".join(f"{how[name]} {name}" for name in ("done", "pruned", "failed") if how[name])
     return f"{said or 'none done'}, of {study.sweep['trials']}"
 
 
-def results_of(places: Places) -> list[dict[str, Any]]:
-    """``result.json`` of every trial that was done."""
-    results = [_read(folder)[1] for folder in places.results.glob("*-sweep*")]
-    return [r for r in results if r.get("status") == "done"]
+def rows_of(results: StudyResults) -> list[TrialRow]:
+    """Every trial of a sweep that has ended, by its number."""
+    return [row for row in results.rows() if row.trial.arm.startswith(SWEEP_ARM)]
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """What was chosen, the result as far as there is one, and the trial's number."""
-    found = []
-    for name in (CHOSEN, "result.json"):
-        file = folder / name
-        found.append(json.loads(file.read_text()) if file.is_file() else {})
-    return found[0], found[1], folder.name.split("-sweep")[1][:4]
+def number_of(trial: Trial) -> str:
+    """The number of a sweep's trial, with leading zeros."""
+    return trial.arm.removeprefix(SWEEP_ARM)
 
 
-def _shown(chosen: dict[str, Any], names: list[str]) -> list[str]:
-    values = [chosen.get(name, "") for name in names]
+def _shown(row: TrialRow, names: list[str]) -> list[str]:
+    values = [row.chosen.get(name, "") for name in names]
     return [f"{v:.3g}" if isinstance(v, float) else str(v) for v in values]
 
 
-def pictures(study: Study, places: Places, storage: str = "") -> list[tuple[str, Markup]]:
+def pictures(study: Study, places: Places, storage: str = "") -> list[tuple[str, Figure]]:
     """Title and figure of each plot that the finished trials allow."""
     if not storage and not (places.results / "sweep.db").exists():
         return []
@@ -109,7 +95,7 @@ def pictures(study: Study, places: Places, storage: str = "") -> list[tuple[str,
         plots.append(
             ("Importance of the parameters for validation Dice", draw.plot_param_importances)
         )
-    found = []
+    figures = []
     backend = mpl.get_backend()
     plt.switch_backend("agg")
     try:
@@ -120,8 +106,8 @@ def pictures(study: Study, places: Places, storage: str = "") -> list[tuple[str,
             figure = axes.figure
             figure.set_size_inches(9, 4.2)
             _relabel(figure)
-            found.append((title, Markup(as_svg(figure, tight=True))))
+            figures.append((title, figure))
             plt.close(figure)
     finally:
         plt.switch_backend(backend)
-    return found
+    return figures

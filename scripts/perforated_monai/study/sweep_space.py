@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from ..dendrites.config import INITIALISATIONS
 from ..dendrites.formula import ACTIVATIONS
 from ..dendrites.kinds import KINDS
 from ..errors import UserError
-from .choice import Choice
 
 # Name -> type of its values. `layers` are patterns over layer names, several with spaces.
 NAMES: dict[str, type] = {
@@ -25,6 +25,19 @@ NAMES: dict[str, type] = {
     "layers": str,
 }
 _KEYS = ("trials", "space", "prune_after_epochs")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a sweep has chosen for one trial.
+
+    Attributes:
+        settings: keys of train.json with their values.
+        growth: settings of growth; None trains the plain network.
+    """
+
+    settings: dict[str, Any]
+    growth: dict[str, Any] | None
 
 
 def check_sweep(path: Path, sweep: Mapping[str, Any]) -> None:
@@ -59,16 +72,16 @@ def check_sweep(path: Path, sweep: Mapping[str, Any]) -> None:
 
 def choose(trial: Any, space: Mapping[str, Any]) -> dict[str, Any]:
     """Ask an Optuna trial for a value of every name."""
-    found: dict[str, Any] = {}
+    chosen: dict[str, Any] = {}
     for name, values in space.items():
         if isinstance(values, list):
-            found[name] = trial.suggest_categorical(name, values)
+            chosen[name] = trial.suggest_categorical(name, values)
         elif NAMES[name] is int:
-            found[name] = trial.suggest_int(name, values["low"], values["high"])
+            chosen[name] = trial.suggest_int(name, values["low"], values["high"])
         else:
             log = bool(values.get("log", False))
-            found[name] = trial.suggest_float(name, values["low"], values["high"], log=log)
-    return found
+            chosen[name] = trial.suggest_float(name, values["low"], values["high"], log=log)
+    return chosen
 
 
 def as_choice(values: Mapping[str, Any], growth: Mapping[str, Any]) -> Choice:

@@ -11,6 +11,10 @@ import yaml
 
 from ...data.scores import interval
 from ...errors import UserError
+from ..comparisons import Comparisons
+from ..results import StudyResults
+from ..study_file import load_study
+from ..trial import places_of
 from .figure import number
 from .subject import Subject
 
@@ -106,11 +110,11 @@ def _dice(subject: Subject, other: Subject) -> str:
     """Difference in points; paired where both have the same cases."""
     shared = sorted(subject.cases.keys() & other.cases.keys())
     if len(shared) > 1 and len(shared) == len(subject.cases) == len(other.cases):
-        found = interval([100 * (subject.cases[c] - other.cases[c]) for c in shared])
-        assert found is not None
+        points = interval([100 * (subject.cases[c] - other.cases[c]) for c in shared])
+        assert points is not None
         return (
-            f"Dice {found.mean:+.2f} points (95 % {found.low:+.2f} to {found.high:+.2f}, "
-            f"{found.cases} cases, one run each)"
+            f"Dice {points.mean:+.2f} points (95 % {points.low:+.2f} to {points.high:+.2f}, "
+            f"{points.cases} cases, one run each)"
         )
     here, there = subject.mean_dice, other.mean_dice
     if here is None or there is None:
@@ -122,17 +126,13 @@ def controls(claim: Claim) -> Iterator[str]:
     """What the study's controls say, a line a comparison."""
     if claim.study is None:
         return
-    from ..collect import Collected
-    from ..study_file import load_study
-    from ..trial import places_of
-
     study = load_study(claim.study)
-    data = Collected(study, places_of(study, "", "", "", ""))
+    data = Comparisons(study, StudyResults(places_of(study)))
     network = claim.study_network or study.networks[0]
-    found = data.comparisons(network, "dice")
-    if not found:
+    judged = data.judged(network, "dice")
+    if not judged:
         yield f"{study.name}: not measured"
-    for (arm, control), comparison in found.items():
+    for (arm, control), comparison in judged.items():
         ends = comparison.reported
         span = f" (95 % {100 * ends.low:+.2f} to {100 * ends.high:+.2f})"
         yield (
