@@ -235,14 +235,14 @@ def test_a_run_that_could_not_resume_does_not_start(phantoms: Path, tmp_path: Pa
 
 
 def test_a_configuration_without_run_config_is_seen_by_the_parser(
-    phantoms: Path, tmp_path: Path, plain: Path
+    phantoms: Path, tmp_path: Path, plain_run: Path
 ) -> None:
     """Run folders and configs of before the argument go on."""
     stop = kill_at(2, Events.EPOCH_STARTED)
     old = {"train::handlers::2::run_config": None}
     assert run_until(phantoms, tmp_path, stop, False, **old) == -signal.SIGKILL
     train(phantoms, tmp_path)
-    same_run(tmp_path, plain)
+    same_run(tmp_path, plain_run)
 
 
 # -- the process around a run ----------------------------------------------------------------
