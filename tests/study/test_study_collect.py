@@ -21,7 +21,7 @@ from perforated_monai.study.runner import StudyRunner, trials_of
 from perforated_monai.study.study_file import Study, load_study
 from perforated_monai.study.sweep_storage import counts, open_sweep
 from perforated_monai.study.trial import Places, Trial
-from perforated_monai.training.provenance import refuse_other_config
+from perforated_monai.training.provenance import Provenance, refuse_other_config
 
 FILE = BUNDLE / "studies" / "phantom.yaml"
 FAILED = Trial("width4", "base", 0, 1)
@@ -177,7 +177,7 @@ def test_a_trial_begun_with_the_former_names_of_handlers_is_refused_by_name(tmp_
         return {"seed": 0, "train": {"handlers": [handler]}}
 
     file = tmp_path / "config.json"
-    file.write_text(json.dumps({"config": config("settle")}))
+    Provenance(config("settle"), {}, None).write(file)
     refuse_other_config(file, config("settle"))
     with refused("study.settle.GrowAndSettle' then, .*study.handlers.settle.GrowAndSettle' now"):
         refuse_other_config(file, config("handlers.settle"))
