@@ -32,9 +32,10 @@ from perforated_monai import build_network
 from perforated_monai.dendrites.config import DendriteConfig
 from perforated_monai.dendrites.layer import DendriticLayer
 from perforated_monai.dendrites.wrapped import wrapped_modules
+from perforated_monai.growth.library import forward_settings
 from perforated_monai.growth.sandbox import guard
 from perforated_monai.growth.to_plain import make_plain
-from perforated_monai.growth.tracker import Tracker, forward_settings
+from perforated_monai.growth.tracker import Tracker
 from perforated_monai.inference import engines
 from perforated_monai.inference.formats import Source
 from perforated_monai.inference.quiet import without_warnings

@@ -14,7 +14,8 @@ from perforated_monai.dendrites.config import DendriteConfig
 from perforated_monai.dendrites.targets import NoMatchingLayerError
 from perforated_monai.dendrites.wrapped import wrapped_modules
 from perforated_monai.errors import UserError
-from perforated_monai.growth.tracker import Tracker, forward_settings
+from perforated_monai.growth.library import forward_settings
+from perforated_monai.growth.tracker import Tracker
 from perforated_monai.training.seeds import DRAW_RULE
 
 

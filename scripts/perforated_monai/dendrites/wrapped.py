@@ -2,17 +2,77 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+
+# The library's names for a layer and its copies, inside the layer's own name.
+_COPY = re.compile(r"\.main_module\.|\.dendrite_module\.layers\.\d+\.")
+_NOT_REDUCED = re.compile(
+    r"(^|\.)(parent_module\.|dendrites_to_candidates|dendrites_to_dendrites\.0$|tracker_string$"
+    r"|dendrite_values\b)"
+)
 
 
 def wrapped_modules(network: nn.Module) -> list[tuple[str, Any]]:
     """Layers wrapped by perforatedai, by their name in the base network."""
     return [(n, m) for n, m in network.named_modules() if type(m).__name__ == "PAINeuronModule"]
+
+
+def dendrite_count(module: Any) -> int:
+    """Dendrites of a wrapped layer."""
+    return int(module.dendrite_modules_added)
+
+
+def main_layer(module: Any) -> nn.Module:
+    """The layer that is wrapped."""
+    layer: nn.Module = module.main_module
+    return layer
+
+
+def dendrites_of(module: Any) -> list[nn.Module]:
+    """The dendrites of a wrapped layer, the oldest first."""
+    return list(module.dendrite_module.layers)
+
+
+def output_weights(module: Any) -> Tensor:
+    """W ``(D, C)``: what each dendrite adds to each output channel of its layer."""
+    weights: Tensor = module.dendrites_to_top[-1]  # those before are superseded
+    return weights
+
+
+def between_rows(module: Any, count: int, channels: int) -> Tensor:
+    """V ``(D(D-1)/2, C)``: the library's entry i is ``(i, C)``, and its entry 0 is empty."""
+    entries = module.dendrite_module.dendrites_to_dendrites
+    rows = [entries[i].detach().reshape(i, channels) for i in range(1, count)]
+    return torch.cat(rows) if rows else output_weights(module).new_zeros(0, channels)
+
+
+def train_dendrites(network: nn.Module) -> None:
+    """Let dendrites train: the library leaves their own weights without gradient."""
+    for _, module in wrapped_modules(network):
+        for dendrite in dendrites_of(module):
+            dendrite.requires_grad_(True)
+
+
+def drop_text_buffer(network: nn.Module) -> None:
+    """Take away the buffer in which the library keeps text about itself."""
+    network._buffers.pop("tracker_string", None)
+
+
+def base_name(name: str) -> str:
+    """A parameter of a wrapped layer or of a copy of it -> its name in the base network."""
+    return _COPY.sub(".", name)
+
+
+def is_never_reduced(name: str) -> bool:
+    """Whether a parameter or buffer never gets a gradient, or differs in size between ranks."""
+    return _NOT_REDUCED.search(name) is not None
 
 
 def is_dendritic(name: str) -> bool:

@@ -6,14 +6,9 @@ pyproject.toml and ``tests/test_tracker.py`` say when one of them can go.
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import importlib.metadata
 import math
-import os
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,23 +16,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..dendrites.branches import Dendrite
 from ..dendrites.config import DendriteConfig
 from ..dendrites.targets import find_layers
 from ..dendrites.wrapped import (
     count_grown_parameters,
+    dendrite_count,
+    drop_text_buffer,
     is_scaffold,
+    main_layer,
     refuse_other_network,
+    train_dendrites,
     unwrapped,
     wrapped_modules,
 )
 from ..errors import UserError
 from ..networks.surgery import replace_module
 from ..training.seeds import DRAW_RULE, own_random_numbers, seed_of_draw
+from .layer_hooks import keep_dtype, set_dimensions_on_first_forward
+from .library import (
+    apply_settings,
+    dendrite_maker,
+    import_library,
+    refuse_stray_rank,
+    verify_thresholds,
+)
 from .plain_tensors import run_on_plain_tensors
-from .sandbox import TrackerError, guard, inside, keep_matplotlib_backend
+from .sandbox import TrackerError, guard, inside
 
-RELEASE = "3.2.9"  # another one may behave otherwise, in silence
 _open_tracker: Tracker | None = None
 
 
@@ -107,8 +112,8 @@ class Tracker:
         if _open_tracker is not None:
             msg = "Only one dendritic run at a time in a process: close the other one first."
             raise UserError(msg)
-        _refuse_stray_rank()
-        gpa, upa = _library()
+        refuse_stray_rank()
+        gpa, upa = import_library()
         self._gpa, self._upa = gpa, upa
         if self.writes:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +123,7 @@ class Tracker:
         _open_tracker = self
         try:
             with guard(self.config.verbose), own_random_numbers(self.network, self.seed):
-                _apply_settings(gpa.pc, self.config, self.layers, self.network)
+                apply_settings(gpa.pc, self.config, self.layers, self.network)
                 # A fresh folder: perforate_model reads settings of earlier runs from the current
                 # folder and writes its own there.
                 with tempfile.TemporaryDirectory() as empty, inside(empty):
@@ -129,7 +134,7 @@ class Tracker:
                         making_graphs=False,
                     )
                 gpa.pc.set_save_name(str(self.folder))
-                _verify_thresholds(gpa.pc, self.config)
+                verify_thresholds(gpa.pc, self.config)
                 self._prepare_modules()
         except BaseException:
             self.close()
@@ -147,8 +152,8 @@ class Tracker:
     def unwrap(self) -> None:
         """Make the network plain again, without its dendrites, and close; ``open`` may follow."""
         for name, module in self.modules():
-            replace_module(self.network, name, module.main_module)
-        self.network._buffers.pop("tracker_string", None)
+            replace_module(self.network, name, main_layer(module))
+        drop_text_buffer(self.network)
         while self._dtype_hooks:
             self._dtype_hooks.pop().remove()
         self.close()
@@ -181,15 +186,15 @@ class Tracker:
         # The first score never counts as a best while num_epochs_run is 0 (measured: .9, .5, .5
         # kept .5 as the best).
         tracker.member_vars["num_epochs_run"] = 1
-        tracker.set_create_dendrite_global(_dendrite_maker(self.config))
+        tracker.set_create_dendrite_global(dendrite_maker(self.config))
         wrapped = [name for name, _ in self.modules()]
         if wrapped != self.layers:
             missing = [n for n in self.layers if n not in wrapped]
             msg = f"perforatedai did not wrap the layers {missing[:5]} of {len(self.layers)}."
             raise TrackerError(msg)
         for _, module in self.modules():
-            _set_dimensions_on_first_forward(module)
-            self._dtype_hooks.append(_keep_dtype(module))
+            set_dimensions_on_first_forward(module)
+            self._dtype_hooks.append(keep_dtype(module))
         self._hooks = run_on_plain_tensors(self.network)
 
     # -- what the network holds ------------------------------------------------------------
@@ -201,7 +206,7 @@ class Tracker:
     @property
     def sets(self) -> int:
         """Dendrite sets in the network now (largest count of any layer)."""
-        return max((int(m.dendrite_modules_added) for _, m in self.modules()), default=0)
+        return max((dendrite_count(m) for _, m in self.modules()), default=0)
 
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """Parameters the optimizer must hold: no templates, no frozen rows of old sets."""
@@ -289,9 +294,7 @@ class Tracker:
             self._upa.save_system(self.network, str(self.folder), "best_model")
 
     def _after_restructure(self) -> None:
-        for _, module in self.modules():
-            for parameter in module.dendrite_module.layers.parameters():
-                parameter.requires_grad_(True)
+        train_dendrites(self.network)
         _remove_all_but(self.folder, "best_model.pt")
 
     # -- state -----------------------------------------------------------------------------
@@ -347,189 +350,6 @@ class Tracker:
 
 # What a grown state dict carries beside weights: pointers and clocks of the live process.
 _NOT_STATE = ("optimizer", "optimizer_instance", "scheduler", "scheduler_instance")
-
-
-@contextlib.contextmanager
-def forward_settings(config: DendriteConfig) -> Iterator[None]:
-    """Settings under which a grown network gives its outputs: the library reads them from a global.
-
-    Inside, any grown network in memory runs with ``config.activation``; the process's own settings
-    come back afterwards.
-    """
-    gpa, _ = _library()
-    before = gpa.pc
-    with guard(verbose=False):
-        gpa.pc = gpa.PAIConfig()
-    gpa.pc.set_pai_forward_function(activation_function(config.activation))
-    gpa.pc.set_perforated_backpropagation(False)
-    try:
-        yield
-    finally:
-        gpa.pc = before
-
-
-def _library() -> tuple[Any, Any]:
-    """Import perforatedai without letting it change plotting, or say what is needed."""
-    try:
-        found = importlib.metadata.version("perforatedai")
-        if found != RELEASE:
-            raise ImportError(f"here is {found}")
-        with guard(verbose=False), keep_matplotlib_backend():
-            from perforatedai import globals_perforatedai as gpa
-            from perforatedai import utils_perforatedai as upa
-    except ImportError as error:
-        msg = (
-            f"Growing dendrites needs perforatedai {RELEASE} ({error}): pip install "
-            "'perforated-monai[train]'. It has wheels for CPython 3.10-3.12 on Linux x86-64, macOS "
-            f"and Windows; this is Python {sys.version_info[0]}.{sys.version_info[1]} on "
-            f"{sys.platform}. Plain training and exported bundles do not need it."
-        )
-        raise UserError(msg) from None
-    return gpa, upa
-
-
-def _apply_settings(pc: Any, config: DendriteConfig, layers: list[str], network: nn.Module) -> None:
-    """Set every setting that matters and read it back: unknown setters are ignored in silence."""
-    device = next(network.parameters()).device
-    settings = {
-        "device": device,
-        "use_cuda": device.type == "cuda",
-        "d_type": next(network.parameters()).dtype,
-        "perforated_backpropagation": False,
-        "configuration_confirmed": True,
-        "unwrapped_modules_confirmed": True,
-        "checked_skipped_modules": False,
-        "testing_dendrite_capacity": False,
-        "switch_mode": pc.DOING_HISTORY if config.switch == "history" else pc.DOING_FIXED_SWITCH,
-        "n_epochs_to_switch": config.patience,
-        "fixed_switch_num": config.patience,
-        "first_fixed_switch_num": -1,
-        "initial_history_after_switches": 0,
-        "history_lookback": 1,
-        "max_dendrites": config.max_dendrites,
-        "max_dendrite_tries": config.tries,
-        "improvement_threshold_raw": config.improvement_threshold_raw,
-        "candidate_weight_initialization_multiplier": config.scale,
-        "candidate_weight_init_by_main": False,
-        "pai_forward_function": activation_function(config.activation),
-        "find_best_lr": False,  # tuning that a plain run would not get
-        "dont_give_up_unless_learning_rate_lowered": False,
-        "retain_all_dendrites": False,
-        "reset_best_score_on_switch": False,
-        "global_candidates": 1,
-        "output_dimensions": [-1, 0, -1, -1, -1],
-        "module_names_to_perforate": [],
-        "modules_to_perforate": [],
-        "module_ids_to_perforate": [f".{name}" for name in layers],
-        "module_ids_to_track": [],
-        "module_names_to_track": [],
-        "using_safe_tensors": True,
-        "strict_loading": True,
-        "test_saves": False,  # latest, beforeSwitch_*: our checkpoints hold more
-        "pai_saves": False,
-        "dashboard_events_enabled": False,
-        "silent": not config.verbose,
-        "verbose": False,
-    }
-    for name, value in settings.items():
-        getattr(pc, f"set_{name}")(value)
-        found = getattr(pc, f"_{name}", None)
-        if found is not value and found != value:
-            msg = f"perforatedai did not take {name}={value!r}; it holds {found!r}."
-            raise TrackerError(msg)
-    pc.set_improvement_threshold(list(config.improvement_threshold))
-
-
-def _verify_thresholds(pc: Any, config: DendriteConfig) -> None:
-    # Readable only once a tracker exists: the getter indexes the list by the dendrites added.
-    if pc.get_improvement_threshold() != config.improvement_threshold[0]:
-        msg = f"perforatedai did not take improvement_threshold={config.improvement_threshold}."
-        raise TrackerError(msg)
-
-
-def activation_function(name: str) -> Any:
-    """The torch function behind an activation's name."""
-    return {
-        "sigmoid": torch.sigmoid,
-        "tanh": torch.tanh,
-        "relu": torch.relu,
-        "identity": _identity,
-    }[name]
-
-
-def _identity(x: Tensor) -> Tensor:
-    return x
-
-
-def _dendrite_maker(config: DendriteConfig) -> Any:
-    """The library's hook for making a dendrite from its layer.
-
-    It is called twice a dendrite: with the template, then with the product, whose weights the
-    library has overwritten by N(0, scale²). What the second call returns is used.
-    """
-    kind = config.dendrite
-
-    def make(template: nn.Module) -> nn.Module:
-        again = isinstance(template, Dendrite)
-        dendrite = copy.deepcopy(template) if again else kind.make(template)
-        for parameter in dendrite.parameters():
-            parameter.requires_grad_(True)
-        if config.initialisation == "layer":
-            with torch.no_grad():
-                for module in dendrite.modules():
-                    reset: Any = getattr(module, "reset_parameters", None)
-                    if reset is not None:
-                        reset()
-                for parameter in dendrite.parameters():
-                    parameter.mul_(config.scale)
-        return dendrite
-
-    return make
-
-
-def _set_dimensions_on_first_forward(module: Any) -> None:
-    """Tell the library which axis holds the channels, from the layer's first real output.
-
-    A wrong value makes it print and leave with exit code 0 inside the first backward pass.
-    """
-    linear = isinstance(module.main_module, nn.Linear)
-
-    def hook(wrapped: Any, _: Any, out: Tensor) -> None:
-        dimensions = [-1] * out.dim()
-        dimensions[-1 if linear else 1] = 0
-        if wrapped.this_output_dimensions.tolist() != dimensions:
-            wrapped.set_this_output_dimensions(dimensions)
-        handle.remove()
-
-    handle = module.register_forward_hook(hook)
-
-
-def _keep_dtype(module: Any) -> Any:
-    """Give a wrapped layer the output dtype of its main layer.
-
-    Under bf16 autocast the library's float32 weights make the sum float32, and every activation
-    behind it twice as large. Returned is the hook on the main layer.
-    """
-
-    def remember(main: nn.Module, _: Any, out: Tensor) -> None:
-        module.__dict__["_main_dtype"] = out.dtype
-
-    def restore(wrapped: nn.Module, _: Any, out: Tensor) -> Tensor:
-        return out.to(wrapped.__dict__.get("_main_dtype", out.dtype))
-
-    module.register_forward_hook(restore)
-    return module.main_module.register_forward_hook(remember)
-
-
-def _refuse_stray_rank() -> None:
-    rank = os.environ.get("RANK", "0")
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if rank != "0" and not distributed:
-        msg = (
-            f"RANK={rank} is set but no process group runs: the tracker would save nothing. "
-            "Unset RANK, or start with torchrun and the multi_gpu_train overlay."
-        )
-        raise UserError(msg)
 
 
 def _remove_all_but(folder: Path, keep: str) -> None:

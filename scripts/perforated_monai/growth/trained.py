@@ -55,7 +55,7 @@ class Trained:
         if not self.grown:
             yield
             return
-        from .tracker import forward_settings
+        from .library import forward_settings
 
         with forward_settings(DendriteConfig.from_dict(self.best["growth"]["config"])):
             yield

@@ -20,17 +20,11 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..dendrites.wrapped import is_never_reduced
 from ..errors import UserError
 
 T = TypeVar("T")
 
-# Parts of a wrapped layer that never get a gradient, or differ in size between ranks. The reducer
-# would wait for the first ("Expected to have finished reduction in the prior iteration"), and
-# find_unused_parameters=True aborts on the second.
-_NOT_REDUCED = re.compile(
-    r"(^|\.)(parent_module\.|dendrites_to_candidates|dendrites_to_dendrites\.0$|tracker_string$"
-    r"|dendrite_values\b)"
-)
 _PEER_GONE = re.compile(
     r"closed by (remote )?peer|reset by peer|broken pipe|remote process exited", re.IGNORECASE
 )
@@ -168,8 +162,10 @@ def wrap(network: nn.Module) -> nn.Module:
         return network
     gc.collect()
     names = [n for n, _ in [*network.named_parameters(), *network.named_buffers()]]
+    # The reducer would wait for what never gets a gradient ("Expected to have finished reduction in
+    # the prior iteration"), and find_unused_parameters=True aborts on what differs in size.
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
-        network, [n for n in names if _NOT_REDUCED.search(n)]
+        network, [n for n in names if is_never_reduced(n)]
     )
     place = next(network.parameters()).device
     return DistributedDataParallel(network, device_ids=[place] if place.type == "cuda" else None)

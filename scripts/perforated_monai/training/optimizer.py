@@ -7,17 +7,14 @@ growth changes what is inside them.
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..dendrites.wrapped import base_name
 from ..errors import UserError
-
-# perforatedai's names for a layer and its copies, inside the layer's own name.
-_COPY = re.compile(r"\.main_module\.|\.dendrite_module\.layers\.\d+\.")
 
 
 class OptimizerRefresh:
@@ -75,7 +72,7 @@ class OptimizerRefresh:
     def _group(self, name: str) -> int:
         if len(self._options) == 1:
             return 0
-        base = _COPY.sub(".", name)
+        base = base_name(name)
         if base in self._group_of:
             return self._group_of[base]
         layer = name.split(".dendrite")[0]

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...dendrites.wrapped import train_dendrites
 from ...growth.handler import DendriteHandler
 from ...training.optimizer import assert_complete
 from ...training.run_handler import RunHandler
@@ -41,21 +42,15 @@ class GrowAndSettle(DendriteHandler):
         super().load_state_dict(state, network)
         self._settled = state["settled"]
         if self._settled:
-            self._train_dendrites()
+            train_dendrites(self.tracker.network)
 
     def _growth_ended(self, trainer: Any) -> None:
         """Train on, where ``DendriteHandler`` ends the run."""
         self._settled = True
         run: RunHandler = self.run
-        self._train_dendrites()
+        train_dendrites(self.tracker.network)  # the library's last load froze them
         trainable = self.tracker.trainable()
         run.refresh(trainable, restart=self.config.lr_restart)
         assert_complete(run.optimizer, trainable)
         run.log("settle", to_epoch=run.best_epoch, dice=run.best_score, sets=self.tracker.sets)
         run.say(f"growth has ended with {self.tracker.sets} dendrite sets; training goes on")
-
-    def _train_dendrites(self) -> None:
-        """The library's last load leaves the dendrites' own weights without gradient."""
-        for _, module in self.tracker.modules():
-            for parameter in module.dendrite_module.layers.parameters():
-                parameter.requires_grad_(True)

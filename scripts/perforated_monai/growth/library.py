@@ -1,0 +1,170 @@
+"""perforatedai itself: its import, its settings, and the dendrites that it is told to make."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.metadata
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..dendrites.branches import Dendrite
+from ..dendrites.config import DendriteConfig
+from ..errors import UserError
+from .sandbox import TrackerError, guard, keep_matplotlib_backend
+
+RELEASE = "3.2.9"  # another one may behave otherwise, in silence
+
+
+@contextlib.contextmanager
+def forward_settings(config: DendriteConfig) -> Iterator[None]:
+    """Settings under which a grown network gives its outputs: the library reads them from a global.
+
+    Inside, any grown network in memory runs with ``config.activation``; the process's own settings
+    come back afterwards.
+    """
+    gpa, _ = import_library()
+    before = gpa.pc
+    with guard(verbose=False):
+        gpa.pc = gpa.PAIConfig()
+    gpa.pc.set_pai_forward_function(activation_function(config.activation))
+    gpa.pc.set_perforated_backpropagation(False)
+    try:
+        yield
+    finally:
+        gpa.pc = before
+
+
+def import_library() -> tuple[Any, Any]:
+    """Import perforatedai without letting it change plotting, or say what is needed."""
+    try:
+        found = importlib.metadata.version("perforatedai")
+        if found != RELEASE:
+            raise ImportError(f"here is {found}")
+        with guard(verbose=False), keep_matplotlib_backend():
+            from perforatedai import globals_perforatedai as gpa
+            from perforatedai import utils_perforatedai as upa
+    except ImportError as error:
+        msg = (
+            f"Growing dendrites needs perforatedai {RELEASE} ({error}): pip install "
+            "'perforated-monai[train]'. It has wheels for CPython 3.10-3.12 on Linux x86-64, macOS "
+            f"and Windows; this is Python {sys.version_info[0]}.{sys.version_info[1]} on "
+            f"{sys.platform}. Plain training and exported bundles do not need it."
+        )
+        raise UserError(msg) from None
+    return gpa, upa
+
+
+def apply_settings(pc: Any, config: DendriteConfig, layers: list[str], network: nn.Module) -> None:
+    """Set every setting that matters and read it back: unknown setters are ignored in silence."""
+    device = next(network.parameters()).device
+    settings = {
+        "device": device,
+        "use_cuda": device.type == "cuda",
+        "d_type": next(network.parameters()).dtype,
+        "perforated_backpropagation": False,
+        "configuration_confirmed": True,
+        "unwrapped_modules_confirmed": True,
+        "checked_skipped_modules": False,
+        "testing_dendrite_capacity": False,
+        "switch_mode": pc.DOING_HISTORY if config.switch == "history" else pc.DOING_FIXED_SWITCH,
+        "n_epochs_to_switch": config.patience,
+        "fixed_switch_num": config.patience,
+        "first_fixed_switch_num": -1,
+        "initial_history_after_switches": 0,
+        "history_lookback": 1,
+        "max_dendrites": config.max_dendrites,
+        "max_dendrite_tries": config.tries,
+        "improvement_threshold_raw": config.improvement_threshold_raw,
+        "candidate_weight_initialization_multiplier": config.scale,
+        "candidate_weight_init_by_main": False,
+        "pai_forward_function": activation_function(config.activation),
+        "find_best_lr": False,  # tuning that a plain run would not get
+        "dont_give_up_unless_learning_rate_lowered": False,
+        "retain_all_dendrites": False,
+        "reset_best_score_on_switch": False,
+        "global_candidates": 1,
+        "output_dimensions": [-1, 0, -1, -1, -1],
+        "module_names_to_perforate": [],
+        "modules_to_perforate": [],
+        "module_ids_to_perforate": [f".{name}" for name in layers],
+        "module_ids_to_track": [],
+        "module_names_to_track": [],
+        "using_safe_tensors": True,
+        "strict_loading": True,
+        "test_saves": False,  # latest, beforeSwitch_*: our checkpoints hold more
+        "pai_saves": False,
+        "dashboard_events_enabled": False,
+        "silent": not config.verbose,
+        "verbose": False,
+    }
+    for name, value in settings.items():
+        getattr(pc, f"set_{name}")(value)
+        found = getattr(pc, f"_{name}", None)
+        if found is not value and found != value:
+            msg = f"perforatedai did not take {name}={value!r}; it holds {found!r}."
+            raise TrackerError(msg)
+    pc.set_improvement_threshold(list(config.improvement_threshold))
+
+
+def verify_thresholds(pc: Any, config: DendriteConfig) -> None:
+    # Readable only once a tracker exists: the getter indexes the list by the dendrites added.
+    if pc.get_improvement_threshold() != config.improvement_threshold[0]:
+        msg = f"perforatedai did not take improvement_threshold={config.improvement_threshold}."
+        raise TrackerError(msg)
+
+
+def activation_function(name: str) -> Any:
+    """The torch function behind an activation's name."""
+    return {
+        "sigmoid": torch.sigmoid,
+        "tanh": torch.tanh,
+        "relu": torch.relu,
+        "identity": _identity,
+    }[name]
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+def dendrite_maker(config: DendriteConfig) -> Any:
+    """The library's hook for making a dendrite from its layer.
+
+    It is called twice a dendrite: with the template, then with the product, whose weights the
+    library has overwritten by N(0, scale²). What the second call returns is used.
+    """
+    kind = config.dendrite
+
+    def make(template: nn.Module) -> nn.Module:
+        again = isinstance(template, Dendrite)
+        dendrite = copy.deepcopy(template) if again else kind.make(template)
+        for parameter in dendrite.parameters():
+            parameter.requires_grad_(True)
+        if config.initialisation == "layer":
+            with torch.no_grad():
+                for module in dendrite.modules():
+                    reset: Any = getattr(module, "reset_parameters", None)
+                    if reset is not None:
+                        reset()
+                for parameter in dendrite.parameters():
+                    parameter.mul_(config.scale)
+        return dendrite
+
+    return make
+
+
+def refuse_stray_rank() -> None:
+    rank = os.environ.get("RANK", "0")
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if rank != "0" and not distributed:
+        msg = (
+            f"RANK={rank} is set but no process group runs: the tracker would save nothing. "
+            "Unset RANK, or start with torchrun and the multi_gpu_train overlay."
+        )
+        raise UserError(msg)
