@@ -1,4 +1,8 @@
-"""perforatedai itself: its import, its settings, and the dendrites that it is told to make."""
+"""perforatedai itself: its import, its settings, its files, and the dendrites it is told to make.
+
+Each workaround names the behaviour of perforatedai 3.2.9 that it answers; the exact pin in
+pyproject.toml and ``tests/growth/test_tracker.py`` say when one of them can go.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from torch import Tensor, nn
 
 from ..dendrites.branches import Dendrite
 from ..dendrites.config import DendriteConfig
+from ..dendrites.wrapped import unwrapped
 from ..errors import UserError
 from .sandbox import TrackerError, guard, keep_matplotlib_backend
 
@@ -168,3 +173,13 @@ def refuse_stray_rank() -> None:
             "Unset RANK, or start with torchrun and the multi_gpu_train overlay."
         )
         raise UserError(msg)
+
+
+def without_layers(best_model: Tensor, layers: list[str]) -> Tensor:
+    """The library's file of the best network, as bytes, with ``layers`` no longer wrapped."""
+    if not best_model.numel():
+        return best_model
+    from safetensors.torch import load, save  # comes with the library
+
+    best = load(best_model.numpy().tobytes())
+    return torch.frombuffer(bytearray(save(unwrapped(best, layers))), dtype=torch.uint8)

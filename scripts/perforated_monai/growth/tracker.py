@@ -1,8 +1,4 @@
-"""The one door to perforatedai: settings, isolation, growth, state and errors.
-
-Each workaround names the behaviour of perforatedai 3.2.9 that it answers; the exact pin in
-pyproject.toml and ``tests/test_tracker.py`` say when one of them can go.
-"""
+"""``Tracker``: growth of one network by perforatedai, and its state."""
 
 from __future__ import annotations
 
@@ -39,6 +35,7 @@ from .library import (
     import_library,
     refuse_stray_rank,
     verify_thresholds,
+    without_layers,
 )
 from .plain_tensors import run_on_plain_tensors
 from .sandbox import TrackerError, guard, inside
@@ -172,14 +169,8 @@ class Tracker:
         left = [name for name in self.layers if name not in layers]
         self.layers = list(layers)
         self.open()
-        from safetensors.torch import load, save  # the library's own format
-
-        state = dict(state)
-        if state["best_model"].numel():
-            best = load(state["best_model"].numpy().tobytes())
-            data = bytearray(save(unwrapped(best, left)))
-            state["best_model"] = torch.frombuffer(data, dtype=torch.uint8)
-        self.load_state_dict(state, unwrapped(network_state, left))
+        best_model = without_layers(state["best_model"], left)
+        self.load_state_dict({**state, "best_model": best_model}, unwrapped(network_state, left))
 
     def _prepare_modules(self) -> None:
         tracker = self._gpa.pai_tracker
