@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from helpers.harness import BUNDLE, refused, train
 from perforated_monai.commands.main import main
-from perforated_monai.study.efficiency.claims import measured, read_claims
+from perforated_monai.study.efficiency.claims import controls, measured, read_claims
 from perforated_monai.study.efficiency.figure import pareto, spread
 from perforated_monai.study.efficiency.subject import Subject, read_subject
 
@@ -79,6 +79,13 @@ def test_the_same_cases_are_compared_in_pairs(tmp_path: Path) -> None:
     assert "95 % -1.00 to -1.00, 5 cases" in said
     other = Subject("b", torch.nn.Identity(), {}, 0, 1, (), {}, {"x": 0.5, "y": 0.6})
     assert "no interval" in measured(read_claims(file)[0], [small, other], rows)
+
+
+def test_the_committed_page_says_of_the_studies_what_they_say() -> None:
+    page = (BUNDLE / "docs" / "efficiency.md").read_text()
+    said = [line for claim in read_claims(CLAIMS) for line in controls(claim)]
+    assert said
+    assert [line for line in said if f"\n  - {line}\n" not in page] == []
 
 
 def test_scores_of_other_weights_are_not_taken(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
 from ..._version import __version__
 from ...bundle.card.figures import table
 from ...errors import UserError
@@ -17,6 +19,10 @@ from .figure import draw
 from .subject import Subject, read_subject
 
 MISSING = "not measured"
+_HEAD = (
+    *("network", "Dice", "classes", "sets", "parameters", "FLOPs", "file"),
+    *("ms, 1 thread", "ms, 2 threads", "ms, GPU", "memory", "energy"),
+)
 
 
 def write_efficiency(
@@ -63,7 +69,7 @@ def write_efficiency(
             figure.savefig(handle, format="png")
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
     write_json(out / "efficiency.json", _record(subjects, costs) | {"date": today})
-    text = _text(subjects, costs, read, today, drawn=figure is not None)
+    text = page_text(subjects, costs, read, today, drawn=figure is not None)
     write_text(out / "efficiency.md", text)
     return out / "efficiency.md"
 
@@ -82,47 +88,32 @@ def _record(subjects: Sequence[Subject], costs: dict[str, Any]) -> dict[str, Any
     return costs | {"rows": rows, "written_by": f"perforated_monai {__version__}"}
 
 
-def _text(
+def page_text(
     subjects: Sequence[Subject],
     costs: dict[str, Any],
     claims: Sequence[Claim],
     today: str,
     drawn: bool,
 ) -> str:
-    machine, size = costs["machine"], " × ".join(map(str, costs["window"]))
-    lines = ["# Efficiency", ""]
-    lines += [
-        f"Measured on {today} by `python -m perforated_monai efficiency` on {machine['cpu']}, "
-        f"torch {machine['torch']}: windows of {size} voxels, {costs['batch']} at a time. Time is "
-        "the median of calls in turns, CPU time on one thread and wall time on two; memory is what "
-        f"one more call takes; GPU: {machine.get('gpu', MISSING)}; energy: {_meter(costs)}. Dice "
-        "is mean (95 % interval over cases).",
-        "",
-    ]
-    if drawn:
-        lines += ["![Dice against each cost, with the Pareto front](efficiency.png)", ""]
-    head = ["network", "Dice", "classes", "sets", "parameters", "FLOPs", "file"]
-    head += ["ms, 1 thread", "ms, 2 threads", "ms, GPU", "memory", "energy"]
-    lines += [*table(head, [_row(s, costs["rows"][s.name]) for s in subjects]), ""]
-    for s in subjects:
-        lines.append(f"- {s.name}: scored on {s.scored or 'nothing'}")
-    if claims:
-        lines += ["", "## Claims and measurements", ""]
-        lines += [
-            "The claims were made for other tasks and without these controls; each is set beside "
-            "the same comparison here.",
-            "",
-        ]
-        for claim in claims:
-            lines.append(f"- **Claimed**: {claim.claim}")
-            lines.append(f"  - Here: {measured(claim, subjects, costs['rows'])}")
-            lines += [f"  - {line}" for line in controls(claim)]
-    return "\n".join(lines) + "\n"
-
-
-def _meter(costs: dict[str, Any]) -> str:
-    found = any(row["joules"] is not None for row in costs["rows"].values())
-    return "of the whole device" if found else f"{MISSING} (no meter here)"
+    """The page as Markdown; ``drawn`` says whether the figure lies beside it."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    rows = costs["rows"]
+    return environment.get_template("efficiency.md.jinja").render(
+        today=today,
+        costs=costs,
+        window=" × ".join(map(str, costs["window"])),
+        missing=MISSING,
+        metered=any(row["joules"] is not None for row in rows.values()),
+        drawn=drawn,
+        table=table(_HEAD, [_row(s, rows[s.name]) for s in subjects]),
+        subjects=subjects,
+        claims=[(c.claim, measured(c, subjects, rows), list(controls(c))) for c in claims],
+    )
 
 
 def _row(subject: Subject, row: dict[str, Any]) -> list[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,22 +107,18 @@ def _bundle(name: str, bundle: Path) -> Subject:
 
 def _scores(bundle: Path) -> tuple[dict[str, Interval], dict[str, float], str]:
     """Of ``docs/cases.csv``, when it is of the committed weights."""
-    docs = bundle / "docs"
-    found = read_scores(docs)
-    if found is None or found.about.get("model_sha256") != hash_of(bundle / "models" / "model.pt"):
+    scores = read_scores(bundle / "docs")
+    model = bundle / "models" / "model.pt"
+    if scores is None or scores.about.get("model_sha256") != hash_of(model):
         return {}, {}, ""
     dice = {
         column.removeprefix("dice_"): value
-        for column, values in found.columns.items()
+        for column, values in scores.columns.items()
         if column.startswith("dice_") and (value := interval(values)) is not None
     }
-    rows = csv.DictReader(io.StringIO((docs / "cases.csv").read_text(encoding="utf-8")))
-    cases = {}
-    for row in rows:
-        values = [float(v) for k, v in row.items() if k.startswith("dice_") and v]
-        if row["case"] != "mean" and values:
-            cases[row["case"]] = sum(values) / len(values)
-    about = found.about
+    means = {row.case: row.mean("dice_") for row in scores.rows}
+    cases = {case: mean for case, mean in means.items() if math.isfinite(mean)}
+    about = scores.about
     where = f"{about.get('part', 'cases')} part"
     if about.get("fold") is not None:
         where += f" of inner fold {about['fold']}"
