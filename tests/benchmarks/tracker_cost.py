@@ -56,10 +56,10 @@ def measure(
     original = type(handler).__call__
 
     def timed(engine) -> None:
-        start, before = time.perf_counter(), handler.sets
+        start, before = time.perf_counter(), handler.tracker.sets
         original(handler, engine)
         seconds = time.perf_counter() - start
-        (growths if handler.sets > before else spent).append(seconds)
+        (growths if handler.tracker.sets > before else spent).append(seconds)
 
     for i, (function, args, kwargs) in enumerate(trainer._event_handlers[Events.EPOCH_COMPLETED]):
         if function is handler:
@@ -75,7 +75,7 @@ def measure(
 
     def ended() -> None:
         whole.append(time.perf_counter() - clock[0])
-        bytes_of_net = sum(p.numel() * p.element_size() for _, p in handler.trainable())
+        bytes_of_net = sum(p.numel() * p.element_size() for _, p in handler.tracker.trainable())
         files = sum(f.stat().st_size for f in (out / "tracker").glob("*"))
         copies[0] = max(copies[0], round(100 * files / bytes_of_net))
 

@@ -25,7 +25,7 @@ from helpers.harness import (
 )
 from perforated_monai import UserError
 from perforated_monai.training import checkpoints as checkpoint
-from perforated_monai.training import run_handler
+from perforated_monai.training import ignite_events, run_handler
 from perforated_monai.training.checkpoints import load_hashed
 from perforated_monai.training.run_handler import RunHandler
 
@@ -279,7 +279,7 @@ def test_cleaning_up_comes_before_handlers_that_raise_again() -> None:
     called: list[str] = []
     engine = Engine(lambda *_: 1 / 0)
     engine.add_event_handler(Events.EXCEPTION_RAISED, lambda *_: called.append("another's"))
-    run_handler._call_first(engine, Events.EXCEPTION_RAISED, lambda *_: called.append("ours"))
+    ignite_events.call_first(engine, Events.EXCEPTION_RAISED, lambda *_: called.append("ours"))
     engine.run([0])
     assert called == ["ours", "another's"]
 

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ignite.engine import Engine, Events
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..dendrites.config import DendriteConfig
 from ..errors import UserError
 from ..training import distributed
+from ..training.ignite_events import end_epoch_here
 from ..training.optimizer import assert_complete, refuse_other_parameters
+from ..training.records import Checkpoint, GrowthRecord
 from ..training.run_handler import RunHandler
 from .frozen_base import FrozenBase
 from .layer_choice import LayerChoice
@@ -29,8 +31,8 @@ class DendriteHandler:
     Order of calls: ``RunHandler`` calls ``open`` when the run starts (layers are wrapped) and
     ``accepts`` before it saves a best network; ``__call__`` gives each validation score to the
     tracker at ``EPOCH_COMPLETED``; on growth the optimizer and the scheduler get new contents and
-    keep their identity; when the tracker has finished, the trainer is told to stop;
-    ``RunHandler`` loads the best network, and ``finish`` turns it into a plain one in place.
+    keep their identity; when the tracker has finished, the trainer is told to stop; ``close`` loads
+    the best network and makes it a plain one in place.
     With several processes the tracker of rank 0 decides, and the others take the network it made.
 
     With ``layers: auto`` the first growth chooses its layers, see ``LayerChoice``.
@@ -61,7 +63,7 @@ class DendriteHandler:
         if self.evaluator is not self.run.evaluator:
             msg = "DendriteHandler and RunHandler must watch the same evaluator."
             raise UserError(msg)
-        self.run.growth = self
+        self.run.grow_by(self)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self)
         if self.config.freeze_base:
             trainer.add_event_handler(Events.ITERATION_COMPLETED, self._undo_step)
@@ -85,8 +87,10 @@ class DendriteHandler:
 
     # -- what RunHandler calls -------------------------------------------------------------
 
-    def open(self, run: RunHandler) -> None:
+    def open(self, run: RunHandler, saved: Checkpoint | None) -> None:
         """Wrap the network's layers; until ``close`` the tracker owns the process's settings.
+
+        With a checkpoint the network grows to where it stood, and the optimizer holds its parts.
 
         Raises:
             UserError: for an optimizer of other parameters than the network's, or ``freeze_base``
@@ -106,36 +110,26 @@ class DendriteHandler:
         )
         self.choice = LayerChoice(run, self.tracker, self.config)
         self.tracker.open()
+        if saved is not None:
+            self.load_state_dict(saved["growth"] or {}, saved["network"])
+            run.refresh(self.tracker.trainable())
 
-    def close(self) -> None:
-        """Give the process its own settings back."""
-        if hasattr(self, "tracker"):
-            self.tracker.close()
-
-    def finish(self) -> None:
-        """Replace every wrapped layer by a plain one with the same outputs."""
-        if self.frozen is not None:
-            self.frozen.release()
-        make_plain(self.tracker.network, self.config.activation)
+    def close(self, best: dict[str, Tensor] | None = None) -> None:
+        """Give the process its own settings back; see ``Growth.close``."""
+        if not hasattr(self, "tracker"):
+            return
+        if best is not None:
+            self.tracker.load_network(best)
+            if self.frozen is not None:
+                self.frozen.release()
+            make_plain(self.tracker.network, self.config.activation)
+        self.tracker.close()
 
     def accepts(self, score: float) -> bool:
         """Whether a network with this score may be the run's best: see ``Tracker.accepts``."""
         return self.tracker.accepts(score)
 
-    @property
-    def sets(self) -> int:
-        """Dendrite sets in the network now."""
-        return self.tracker.sets
-
-    def count_parameters(self) -> int:
-        """Parameters that the exported network would have."""
-        return self.tracker.count_parameters()
-
-    def trainable(self) -> list[tuple[str, nn.Parameter]]:
-        """Every parameter the optimizer must hold, with its name."""
-        return self.tracker.trainable()
-
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> GrowthRecord:
         """What export needs beside the weights; with ``freeze_base`` they are checked first."""
         if self.frozen is not None:
             self.frozen.verify(self.tracker.network)
@@ -144,6 +138,7 @@ class DendriteHandler:
             "sets": self.tracker.sets,
             "layers": self.tracker.layers,
             "config": self.config.to_dict(),
+            "parameters": self.tracker.count_parameters(),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -160,10 +155,6 @@ class DendriteHandler:
         self.tracker.load_state_dict(state["tracker"], network)
         self._trial = state["trial"]
         self._hold()
-
-    def load_network(self, network: dict[str, Tensor]) -> None:
-        """Give the network the structure and weights of a grown state dict."""
-        self.tracker.load_network(network)
 
     # -- growth ----------------------------------------------------------------------------
 
@@ -228,7 +219,7 @@ class DendriteHandler:
         """Before the first set: the tracker has seen its gradients, the base is put back."""
         if self.frozen is not None and not self.tracker.sets:
             self.frozen.restore(self.tracker.network)
-            self.run.end_epoch_here(trainer)
+            end_epoch_here(trainer)
 
     def _log_acceptance(self, score: float) -> None:
         if self._trial is not None and self.tracker.accepts(score):

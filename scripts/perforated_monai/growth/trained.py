@@ -20,6 +20,7 @@ from ..networks.definition import definition_key, network_definition
 from ..networks.fold import fold
 from ..networks.spec import plain_spec
 from ..networks.surgery import dendrites_entry
+from ..training.records import Best
 from ..training.run_folder import RunFolder
 from .to_plain import make_plain
 
@@ -36,7 +37,7 @@ class Trained:
     run: RunFolder
     network: nn.Module
     base: dict[str, Any]
-    best: dict[str, Any]
+    best: Best
     definition: str = "network_def"
     from_overlay: bool = False
 
@@ -110,7 +111,7 @@ def _load_plain(network: nn.Module, state: dict[str, Any], run: Path) -> None:
         raise UserError(_misfit(run, error)) from None
 
 
-def _load_grown(network: nn.Module, best: dict[str, Any], run: Path) -> None:
+def _load_grown(network: nn.Module, best: Best, run: Path) -> None:
     from .tracker import Tracker
 
     growth = best["growth"]

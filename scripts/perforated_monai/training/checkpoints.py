@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from ..errors import UserError
 from ..files import sha256, write_bytes, write_text
+from .records import Best, Checkpoint
 
 FORMAT = 1
 
@@ -40,11 +41,11 @@ class Checkpoints:
             _hash_file(old).unlink(missing_ok=True)
         return path
 
-    def save_best(self, content: dict[str, Any]) -> None:
+    def save_best(self, content: Best) -> None:
         """Write ``best.pt``."""
-        save_hashed(self.folder / "best.pt", content)
+        save_hashed(self.folder / "best.pt", dict(content))
 
-    def load_last(self) -> dict[str, Any] | None:
+    def load_last(self) -> Checkpoint | None:
         """The newest whole checkpoint, or None when there is none at all.
 
         Raises:
@@ -54,7 +55,7 @@ class Checkpoints:
         damaged = []
         for path in reversed(self._epochs()):
             try:
-                return load_hashed(path)
+                return cast(Checkpoint, load_hashed(path))
             except DamagedCheckpointError as error:
                 warnings.warn(f"{error} The checkpoint before it is used.", stacklevel=2)
                 damaged.append(path.name)
@@ -64,10 +65,10 @@ class Checkpoints:
             raise UserError(msg)
         return None
 
-    def load_best(self) -> dict[str, Any] | None:
+    def load_best(self) -> Best | None:
         """The best checkpoint, or None when no validation has made one."""
         path = self.folder / "best.pt"
-        return load_hashed(path) if path.exists() else None
+        return cast(Best, load_hashed(path)) if path.exists() else None
 
     def _epochs(self) -> list[Path]:
         return sorted(self.folder.glob("epoch_*.pt"), key=lambda p: int(p.stem.split("_")[1]))

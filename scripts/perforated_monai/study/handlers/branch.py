@@ -21,6 +21,7 @@ from ...errors import UserError
 from ...networks.surgery import add_dendrites, count_parameters, replace_module
 from ...training import distributed
 from ...training.optimizer import assert_complete
+from ...training.records import Checkpoint, GrowthRecord
 from ...training.run_handler import RunHandler
 from ...training.seeds import DRAW_RULE, seed_of_draw
 
@@ -59,7 +60,7 @@ class BranchHandler:
     def attach(self, trainer: Any) -> None:
         """Register with the trainer's run and its ``EPOCH_COMPLETED``."""
         self.run = RunHandler.of(trainer)
-        self.run.growth = self
+        self.run.grow_by(self)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, trainer: Any) -> None:
@@ -78,8 +79,8 @@ class BranchHandler:
 
     # -- what RunHandler calls -------------------------------------------------------------
 
-    def open(self, run: RunHandler) -> None:
-        """Choose the layers.
+    def open(self, run: RunHandler, saved: Checkpoint | None) -> None:
+        """Choose the layers, and go on from a checkpoint.
 
         Raises:
             UserError: for several processes, or a layer that is no convolution.
@@ -97,12 +98,14 @@ class BranchHandler:
                 "is none. Correct layer_types or exclude in the study's growth settings."
             )
             raise UserError(msg)
+        if saved is not None:
+            self.load_state_dict(saved["growth"] or {}, saved["network"])
+            run.refresh(list(self.network.named_parameters()))
 
-    def close(self) -> None:
-        """Nothing to give back."""
-
-    def finish(self) -> None:
-        """The network is plain already."""
+    def close(self, best: dict[str, Tensor] | None = None) -> None:
+        """The best network is plain already; there is nothing to give back."""
+        if best is not None:
+            self.load_network(best)
 
     def accepts(self, score: float) -> bool:
         """Whether a network with this score may be the run's best: the tracker's threshold."""
@@ -118,21 +121,14 @@ class BranchHandler:
         counts = [getattr(self.network.get_submodule(n), "count", 0) for n in self.layers]
         return max(counts, default=0)
 
-    def count_parameters(self) -> int:
-        """Parameters of the network as it is."""
-        return count_parameters(self.network)
-
-    def trainable(self) -> list[tuple[str, nn.Parameter]]:
-        """Every parameter."""
-        return list(self.network.named_parameters())
-
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> GrowthRecord:
         """What rebuilds the network from its state dict."""
         return {
             "kind": KIND,
             "sets": self.sets,
             "layers": self.layers,
             "config": self.config.to_dict(),
+            "parameters": count_parameters(self.network),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -171,13 +167,14 @@ class BranchHandler:
                 add_branch(self.network, name, self._plain[name], self.config)
         self._refresh()
         self._trial = {"sets": self.sets, "dice_before": self.run.best_score}
-        facts = {"layers": len(self.layers), "parameters": self.count_parameters()}
+        facts = {"layers": len(self.layers), "parameters": count_parameters(self.network)}
         self.run.log("grow", **self._trial, **facts)
         self.run.say(f"set {self.sets} of branches added to {len(self.layers)} layers")
 
     def _refresh(self) -> None:
-        self.run.refresh(self.trainable(), restart=self.config.lr_restart)
-        assert_complete(self.run.optimizer, self.trainable())
+        every = list(self.network.named_parameters())
+        self.run.refresh(every, restart=self.config.lr_restart)
+        assert_complete(self.run.optimizer, every)
 
 
 def add_branch(network: nn.Module, name: str, plain: nn.Module, config: DendriteConfig) -> None:

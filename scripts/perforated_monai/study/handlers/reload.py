@@ -11,6 +11,7 @@ from torch import nn
 from ...dendrites.config import DendriteConfig
 from ...errors import UserError
 from ...growth.to_plain import make_plain
+from ...training.records import Best
 from ...training.run_folder import RunFolder
 from . import branch
 
@@ -38,7 +39,7 @@ def best_network(network: nn.Module, run: str | Path) -> nn.Module:
     return network
 
 
-def _load_grown(network: nn.Module, best: dict) -> None:
+def _load_grown(network: nn.Module, best: Best) -> None:
     from ...growth.tracker import Tracker
 
     config = DendriteConfig.from_dict(best["growth"]["config"])

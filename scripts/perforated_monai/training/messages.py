@@ -1,0 +1,52 @@
+"""What a run says to a person: its last line, and what to do about an error."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .records import Best
+
+
+def last_line(best: Best, grown: bool, folder: Path) -> str:
+    """The line at the end of a run.
+
+    Args:
+        best: content of ``best.pt``.
+        grown: whether the run could grow dendrites.
+        folder: of the run.
+    """
+    sets = 0 if best["growth"] is None else int(best["growth"]["sets"])
+    result = f"best Dice {best['dice']:.4f} at epoch {best['epoch']}"
+    if grown and sets == 0:
+        result += "; no dendrite was integrated: the best network is the one without dendrites"
+    elif grown:
+        result += f"; {sets} dendrite set{'s' if sets > 1 else ''} integrated"
+    return f"done: {result}. Run folder: {os.path.relpath(folder)}"
+
+
+def bad_loss(trainer: Any, loss: float, checkpoints: Path) -> str:
+    """A loss that is not finite, with the cases of its batch."""
+    batch = trainer.state.batch if isinstance(trainer.state.batch, list) else []
+    cases = [str(b.get("case", "?")) for b in batch if isinstance(b, dict)]
+    kept = f"epoch {trainer.state.epoch - 1} is kept in {checkpoints}"
+    return (
+        f"The loss is {loss} in epoch {trainer.state.epoch}, case(s) {', '.join(cases)}. Look "
+        f"for NaN in these volumes or lower the learning rate; the checkpoint of {kept}."
+    )
+
+
+def advice(trainer: Any, error: BaseException) -> str | None:
+    """What a person can do about an error that torch raises without saying so."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return "Out of memory in a training step: lower batch_size, then roi_size."
+    worker_died = "DataLoader worker" in str(error) and "exited unexpectedly" in str(error)
+    if worker_died or isinstance(error, ConnectionError) or "killed by signal" in str(error):
+        dataset: Any = getattr(getattr(trainer, "data_loader", None), "dataset", None)
+        cases = dataset.cases_being_read() if hasattr(dataset, "cases_being_read") else []
+        named = f" while reading {', '.join(cases)}" if cases else ""
+        return f"A data worker died{named}: often too little memory; lower num_workers."
+    return None
