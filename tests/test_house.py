@@ -99,9 +99,9 @@ def test_the_clean_side_exists(name: str, repo: Path) -> None:
     assert place.with_suffix(".py").is_file() or (place / "__init__.py").is_file()
 
 
-def test_only_the_tracker_imports_perforatedai(repo: Path) -> None:
+def test_one_module_imports_perforatedai(repo: Path) -> None:
     importers = [f.name for f in sources(repo) if "perforatedai" in imported(f)]
-    assert importers == ["tracker.py"]
+    assert importers == ["library.py"]
 
 
 def test_nothing_imports_torchvision(repo: Path) -> None:

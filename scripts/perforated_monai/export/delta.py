@@ -40,8 +40,8 @@ def export_delta(run: str | Path, bundle: str | Path, out: str | Path) -> dict[s
     refuse_overlap(source, target, Path(run))
     weights = source / "models" / "model.pt"
     trained = load_trained(run)
-    growth = trained.best["growth"] or {}
-    if not growth.get("base_sha256"):
+    growth = trained.best["growth"]
+    if growth is None or not growth.get("base_sha256"):
         msg = f"{run} trained the base network too: a delta needs dendrites::freeze_base true."
         raise UserError(msg)
     spec, network = make_spec(trained)

@@ -20,6 +20,7 @@ from ..networks.build import build_network
 from ..networks.fold import saving
 from ..networks.surgery import count_parameters
 from ..networks.weights import tensor_bytes
+from ..training.records import Best
 from .parity import Reference, prove, source_of, write_proof
 
 LARGEST_DIFFERENCE = 1e-5
@@ -170,7 +171,7 @@ def _network_record(
     }
 
 
-def _eval_metrics(metadata: dict[str, Any], best: dict[str, Any]) -> dict[str, float]:
+def _eval_metrics(metadata: dict[str, Any], best: Best) -> dict[str, float]:
     """``eval_metrics`` of ``metadata.json``: mean Dice and that of each structure."""
     pred = metadata["network_data_format"]["outputs"]["pred"]
     names, values = pred.get("channel_def", {}), best["dice_per_class"] or []

@@ -20,7 +20,7 @@ from ..networks.definition import definition_key, network_definition
 from ..networks.fold import fold
 from ..networks.spec import plain_spec
 from ..networks.surgery import dendrites_entry
-from ..training.records import Best
+from ..training.records import Best, GrowthRecord
 from ..training.run_folder import RunFolder
 from .to_plain import make_plain
 
@@ -42,23 +42,30 @@ class Trained:
     from_overlay: bool = False
 
     @property
+    def growth(self) -> DendriteConfig | None:
+        """Settings of its growth; None for a run without."""
+        record = self.best["growth"]
+        return None if record is None else DendriteConfig.from_dict(record["config"])
+
+    @property
     def grown(self) -> bool:
-        return self.best["growth"] is not None
+        """Whether the run could grow dendrites."""
+        return self.growth is not None
 
     @property
     def activation(self) -> str:
         """Of its dendrites."""
-        return self.best["growth"]["config"]["activation"] if self.grown else "identity"
+        return "identity" if self.growth is None else self.growth.activation
 
     @contextlib.contextmanager
     def settings(self) -> Iterator[None]:
         """A grown network reads its activation from the library's own settings."""
-        if not self.grown:
+        if self.growth is None:
             yield
             return
         from .library import forward_settings
 
-        with forward_settings(DendriteConfig.from_dict(self.best["growth"]["config"])):
+        with forward_settings(self.growth):
             yield
 
     def record(self) -> dict[str, Any]:
@@ -97,10 +104,11 @@ def load_trained(run: str | Path) -> Trained:
     definition = definition_key(config)
     base = base_spec(network_definition(config, definition))
     network = build_network(plain_spec(base))
-    if best["growth"] is None:
+    growth = best["growth"]
+    if growth is None:
         _load_plain(network, best["network"], folder.path)
     else:
-        _load_grown(network, best, folder.path)
+        _load_grown(network, best, growth, folder.path)
     return Trained(folder, network.eval(), base, best, definition, "perforated_overlay" in config)
 
 
@@ -111,10 +119,9 @@ def _load_plain(network: nn.Module, state: dict[str, Any], run: Path) -> None:
         raise UserError(_misfit(run, error)) from None
 
 
-def _load_grown(network: nn.Module, best: Best, run: Path) -> None:
+def _load_grown(network: nn.Module, best: Best, growth: GrowthRecord, run: Path) -> None:
     from .tracker import Tracker
 
-    growth = best["growth"]
     with tempfile.TemporaryDirectory() as folder:
         config = DendriteConfig.from_dict(growth["config"])
         with warnings.catch_warnings():

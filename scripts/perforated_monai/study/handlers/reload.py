@@ -11,7 +11,7 @@ from torch import nn
 from ...dendrites.config import DendriteConfig
 from ...errors import UserError
 from ...growth.to_plain import make_plain
-from ...training.records import Best
+from ...training.records import Best, GrowthRecord
 from ...training.run_folder import RunFolder
 from . import branch
 
@@ -35,16 +35,16 @@ def best_network(network: nn.Module, run: str | Path) -> nn.Module:
         kind = DendriteConfig.from_dict(growth["config"]).dendrite
         branch.load_branches(network, plain, best["network"], kind)
     else:
-        _load_grown(network, best)
+        _load_grown(network, best, growth)
     return network
 
 
-def _load_grown(network: nn.Module, best: Best) -> None:
+def _load_grown(network: nn.Module, best: Best, growth: GrowthRecord) -> None:
     from ...growth.tracker import Tracker
 
-    config = DendriteConfig.from_dict(best["growth"]["config"])
+    config = DendriteConfig.from_dict(growth["config"])
     with tempfile.TemporaryDirectory() as folder:
-        tracker = Tracker(network, config, folder, layers=best["growth"]["layers"])
+        tracker = Tracker(network, config, folder, layers=growth["layers"])
         tracker.open()
         try:
             tracker.load_network(best["network"])
