@@ -61,7 +61,8 @@ def refuse_other_run(
         UserError: for another configuration or none, a finished run, one with or without dendrites,
             or one of another number of processes.
     """
-    refuse_other_config(folder.config_file, config)
+    if folder.config_file.exists():
+        refuse_other_config(folder.config_file, config)
     if saved["finished"]:
         msg = (
             f"{folder.path} holds a finished run of {saved['epoch']} epochs. "
@@ -79,3 +80,4 @@ def refuse_other_run(
             f"{distributed.world()}: start as many, or choose another output_dir."
         )
         raise UserError(msg)
+    refuse_other_config(folder.config_file, config)  # a missing file, when all else is right
