@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,22 @@ def advice(trainer: Any, error: BaseException) -> str | None:
     """What a person can do about an error that torch raises without saying so."""
     if isinstance(error, torch.OutOfMemoryError):
         return "Out of memory in a training step: lower batch_size, then roi_size."
-    worker_died = "DataLoader worker" in str(error) and "exited unexpectedly" in str(error)
-    if worker_died or isinstance(error, ConnectionError) or "killed by signal" in str(error):
+    if any(_of_a_dead_worker(e) for e in _causes(error)):
         dataset: Any = getattr(getattr(trainer, "data_loader", None), "dataset", None)
         cases = dataset.cases_being_read() if hasattr(dataset, "cases_being_read") else []
         named = f" while reading {', '.join(cases)}" if cases else ""
         return f"A data worker died{named}: often too little memory; lower num_workers."
     return None
+
+
+def _of_a_dead_worker(error: BaseException) -> bool:
+    text = str(error)
+    exited = "DataLoader worker" in text and "exited unexpectedly" in text
+    return exited or isinstance(error, ConnectionError) or "killed by signal" in text
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those behind it: a worker's end is raised wherever the process is just then."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
