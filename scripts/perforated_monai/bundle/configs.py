@@ -29,16 +29,25 @@ def read_config(file: Path) -> dict[str, Any]:
     Raises:
         UserError: for a file that cannot be read or holds no mapping.
     """
+    config = load_config(file)
+    if not isinstance(config, dict):
+        msg = f"{file} must hold a mapping; got {type(config).__name__}. Correct it."
+        raise UserError(msg)
+    return config
+
+
+def load_config(file: Path) -> Any:
+    """What a config file holds, whatever it is.
+
+    Raises:
+        UserError: for a file that cannot be read.
+    """
     try:
-        found = ConfigParser.load_config_file(file)
+        return ConfigParser.load_config_file(file)
     except Exception as error:  # JSON, YAML, encoding and duplicate keys raise by their own kinds
         reason = " ".join(str(error).split())[:200]
         msg = f"{file} cannot be read ({type(error).__name__}: {reason}). Correct it."
         raise UserError(msg) from None
-    if not isinstance(found, dict):
-        msg = f"{file} must hold a mapping; got {type(found).__name__}. Correct it."
-        raise UserError(msg)
-    return found
 
 
 def replace_in_config(file: Path, values: dict[str, Any]) -> None:

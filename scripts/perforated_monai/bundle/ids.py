@@ -19,8 +19,8 @@ def has(config: Any, name: str) -> bool:
 
 def value_of(config: Any, name: str, default: Any = None) -> Any:
     """What stands under an ID, or the default."""
-    found, value = _find(config, name)
-    return value if found else default
+    exists, value = _find(config, name)
+    return value if exists else default
 
 
 def merged(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def merged(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any
 
 def references(value: Any) -> set[str]:
     """Every ID that stands behind an @ or a % somewhere in a config."""
-    found: set[str] = set()
+    ids: set[str] = set()
     todo = [value]
     while todo:
         item = todo.pop()
@@ -55,8 +55,8 @@ def references(value: Any) -> set[str]:
         elif isinstance(item, list):
             todo += item
         elif isinstance(item, str) and item[:1] in ("$", "@", "%"):
-            found |= {name.replace("#", "::") for name in re.findall(r"[@%](\w[\w:#]*)", item)}
-    return found
+            ids |= {name.replace("#", "::") for name in re.findall(r"[@%](\w[\w:#]*)", item)}
+    return ids
 
 
 def _find(config: Any, name: str) -> tuple[bool, Any]:

@@ -63,8 +63,8 @@ def large_files_text(entries: Iterable[LargeFile]) -> str:
     """The list as YAML, in the order of the paths."""
     import yaml
 
-    found = [asdict(entry) for entry in sorted(entries, key=lambda entry: entry.path)]
-    return yaml.safe_dump({"large_files": found}, sort_keys=False)
+    records = [asdict(entry) for entry in sorted(entries, key=lambda entry: entry.path)]
+    return yaml.safe_dump({"large_files": records}, sort_keys=False)
 
 
 def _yaml(text: str) -> Any:
@@ -77,11 +77,11 @@ def _yaml(text: str) -> Any:
 
 
 def _entry(entry: dict[str, Any]) -> LargeFile:
-    found = {key: str(entry.get(key) or "") for key in ("path", "url", "hash_val", "hash_type")}
-    if not found["path"] or not found["url"]:
+    fields = {key: str(entry.get(key) or "") for key in ("path", "url", "hash_val", "hash_type")}
+    if not fields["path"] or not fields["url"]:
         msg = "an entry without path or url"
         raise ValueError(msg)
-    if found["hash_val"] and found["hash_type"] not in HASHES:
-        msg = f"hash_type {found['hash_type']!r}, not one of {', '.join(HASHES)}"
+    if fields["hash_val"] and fields["hash_type"] not in HASHES:
+        msg = f"hash_type {fields['hash_type']!r}, not one of {', '.join(HASHES)}"
         raise ValueError(msg)
-    return LargeFile(**found)
+    return LargeFile(**fields)

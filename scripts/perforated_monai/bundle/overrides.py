@@ -90,15 +90,15 @@ def check_overrides(arguments: list[str]) -> None:
 
 def _options(arguments: list[str]) -> dict[str, str]:
     """``--key value`` and ``--key=value`` as fire reads them: one dash will do, - counts as _."""
-    found: dict[str, str] = {}
+    options: dict[str, str] = {}
     for i, word in enumerate(arguments):
         if not re.match("--|-[a-zA-Z]", word):
             continue
         key, equals, value = word.lstrip("-").partition("=")
         if not equals:
             value = arguments[i + 1] if i + 1 < len(arguments) else ""
-        found[key.replace("-", "_")] = value
-    return found
+        options[key.replace("-", "_")] = value
+    return options
 
 
 def _file_list(text: str) -> list[str]:
@@ -141,8 +141,8 @@ def _component(target: str) -> Any | None:
 
 def monai_modules(name: str) -> list[str]:
     """Modules of MONAI that define a class or function of that short name; it takes the first."""
-    found = _locator().get_component_module_name(name)
-    return [found] if isinstance(found, str) else list(found or [])
+    modules = _locator().get_component_module_name(name)
+    return [modules] if isinstance(modules, str) else list(modules or [])
 
 
 @functools.cache

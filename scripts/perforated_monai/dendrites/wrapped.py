@@ -87,15 +87,15 @@ def is_part_of_dendrite(name: str) -> bool:
 
 def unwrapped(state: Mapping[str, Tensor], layers: Iterable[str]) -> dict[str, Tensor]:
     """The state dict of a network without dendrites, as if ``layers`` had never been wrapped."""
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     prefixes = [f"{layer}." for layer in layers]
     for name, tensor in state.items():
         prefix = next((p for p in prefixes if name.startswith(p)), None)
         if prefix is None:
-            found[name] = tensor
+            tensors[name] = tensor
         elif name.startswith(f"{prefix}main_module."):
-            found[prefix + name.removeprefix(f"{prefix}main_module.")] = tensor
-    return found
+            tensors[prefix + name.removeprefix(f"{prefix}main_module.")] = tensor
+    return tensors
 
 
 def base_tensors(network: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
@@ -116,9 +116,9 @@ def grown_name(name: str, live: Mapping[str, Tensor]) -> str:
     """
     parts = name.split(".")
     for i in range(len(parts), 0, -1):
-        found = ".".join(parts if i == len(parts) else [*parts[:i], "main_module", *parts[i:]])
-        if found in live:
-            return found
+        inner = ".".join(parts if i == len(parts) else [*parts[:i], "main_module", *parts[i:]])
+        if inner in live:
+            return inner
     raise KeyError(name)
 
 

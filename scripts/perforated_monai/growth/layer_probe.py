@@ -153,8 +153,8 @@ def _gradients(
             hook.remove()
     # Not backward(): gradients of parameters would reach the processes of a distributed run.
     outputs = [y for _, _, y in calls]
-    found = torch.autograd.grad(loss, outputs, allow_unused=True) if outputs else ()
-    for (name, x, _), gradient in zip(calls, found, strict=True):
+    gradients = torch.autograd.grad(loss, outputs, allow_unused=True) if outputs else ()
+    for (name, x, _), gradient in zip(calls, gradients, strict=True):
         if gradient is not None:
             axis = -1 if isinstance(layers[name], nn.Linear) else 1
             yield name, _of_weights(drawn[name], activation, x, gradient, axis)

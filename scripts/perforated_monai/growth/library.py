@@ -48,9 +48,9 @@ def forward_settings(config: DendriteConfig) -> Iterator[None]:
 def import_library() -> tuple[Any, Any]:
     """Import perforatedai without letting it change plotting, or say what is needed."""
     try:
-        found = importlib.metadata.version("perforatedai")
-        if found != RELEASE:
-            raise ImportError(f"here is {found}")
+        installed = importlib.metadata.version("perforatedai")
+        if installed != RELEASE:
+            raise ImportError(f"here is {installed}")
         with guard(verbose=False), keep_matplotlib_backend():
             from perforatedai import globals_perforatedai as gpa
             from perforatedai import utils_perforatedai as upa
@@ -110,9 +110,9 @@ def apply_settings(pc: Any, config: DendriteConfig, layers: list[str], network: 
     }
     for name, value in settings.items():
         getattr(pc, f"set_{name}")(value)
-        found = getattr(pc, f"_{name}", None)
-        if found is not value and found != value:
-            msg = f"perforatedai did not take {name}={value!r}; it holds {found!r}."
+        held = getattr(pc, f"_{name}", None)
+        if held is not value and held != value:
+            msg = f"perforatedai did not take {name}={value!r}; it holds {held!r}."
             raise TrackerError(msg)
     pc.set_improvement_threshold(list(config.improvement_threshold))
 

@@ -71,14 +71,14 @@ def delta_of(network: nn.Module) -> dict[str, Tensor]:
     ``<layer>.dendrites.<i>.<name>`` is a dendrite's own tensor, ``<layer>.to_output`` is w
     ``(D, C)`` and ``<layer>.between`` v ``(D(D-1)/2, C)`` of ``DendriticLayer``.
     """
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for layer, module in wrapped_modules(network):
         count = dendrite_count(module)
         if count == 0:
             continue
         for i, dendrite in enumerate(dendrites_of(module)):
-            found |= {f"{layer}.dendrites.{i}.{k}": v for k, v in dendrite.state_dict().items()}
+            tensors |= {f"{layer}.dendrites.{i}.{k}": v for k, v in dendrite.state_dict().items()}
         to_output = output_weights(module)
-        found[f"{layer}.to_output"] = to_output
-        found[f"{layer}.between"] = between_rows(module, count, to_output.size(1))
-    return {name: tensor.detach() for name, tensor in found.items()}
+        tensors[f"{layer}.to_output"] = to_output
+        tensors[f"{layer}.between"] = between_rows(module, count, to_output.size(1))
+    return {name: tensor.detach() for name, tensor in tensors.items()}

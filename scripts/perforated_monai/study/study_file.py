@@ -144,8 +144,8 @@ def _check(study: Study) -> None:
     _check_pairs(study)
     _names(path, "metrics", study.metrics, METRICS)
     if study.metrics[0] != "dice":
-        found = study.metrics[0]
-        msg = f"{path}: the first of metrics gives the verdict and must be dice; got {found!r}."
+        first = study.metrics[0]
+        msg = f"{path}: the first of metrics gives the verdict and must be dice; got {first!r}."
         raise UserError(msg)
     _whole_numbers(path, "seeds", study.seeds, 2**31)
     _whole_numbers(path, "folds", study.folds, FOLDS)

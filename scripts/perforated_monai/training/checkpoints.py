@@ -102,8 +102,8 @@ def load_hashed(path: Path) -> dict[str, Any]:
         raise DamagedCheckpointError(msg)
     content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     if content.get("format") != FORMAT:
-        found = content.get("format")
-        msg = f"Checkpoint {path} has format {found!r}; this version reads {FORMAT}."
+        stored = content.get("format")
+        msg = f"Checkpoint {path} has format {stored!r}; this version reads {FORMAT}."
         raise UserError(msg)
     return content
 

@@ -76,10 +76,10 @@ def device(backend: str = "nccl") -> torch.device:
         raise UserError(msg)
     if backend == "gloo":
         return torch.device("cpu")
-    local, found = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
-    if local >= found:
+    local, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if local >= gpus:
         msg = (
-            f"Process {local} of this machine needs a GPU of its own; {found} found. Lower "
+            f"Process {local} of this machine needs a GPU of its own; {gpus} found. Lower "
             "--nproc_per_node, or train on the CPU with --backend gloo."
         )
         raise UserError(msg)

@@ -155,8 +155,8 @@ def _manifest(config: dict[str, Any]) -> bytes | None:
 
 def _generator(manifest: bytes) -> dict[str, Any] | None:
     try:
-        found = json.loads(manifest)
+        content = json.loads(manifest)
     except ValueError:
         return None
-    generator = found.get("generator") if isinstance(found, dict) else None
+    generator = content.get("generator") if isinstance(content, dict) else None
     return generator if isinstance(generator, dict) else None

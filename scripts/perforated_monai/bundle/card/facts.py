@@ -78,16 +78,16 @@ def read_facts(bundle: Path) -> Facts:
 def _json(file: Path) -> dict[str, Any]:
     """Content of a JSON file; empty where there is none."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         msg = f"{file} cannot be read ({type(error).__name__}: {error}). Restore it."
         raise UserError(msg) from None
-    if not isinstance(found, dict):
-        msg = f"{file} must hold a JSON mapping; got {type(found).__name__}. Restore it."
+    if not isinstance(content, dict):
+        msg = f"{file} must hold a JSON mapping; got {type(content).__name__}. Restore it."
         raise UserError(msg)
-    return found
+    return content
 
 
 def _record(bundle: Path) -> dict[str, Any]:
@@ -100,17 +100,17 @@ def _record(bundle: Path) -> dict[str, Any]:
 
 def _parity(bundle: Path, record: dict[str, Any]) -> dict[str, Any]:
     """Times and sizes; empty when they are of a network of another size."""
-    found = _json(bundle / "models" / "parity.json")
-    return found if found.get("parameters") == record.get("parameters") else {}
+    parity = _json(bundle / "models" / "parity.json")
+    return parity if parity.get("parameters") == record.get("parameters") else {}
 
 
 def _scores(bundle: Path, model_sha256: str | None) -> tuple[Scores | None, str]:
-    found = read_scores(bundle / "docs")
-    if found is None:
+    scores = read_scores(bundle / "docs")
+    if scores is None:
         return None, ""
-    if found.about.get("model_sha256") != model_sha256 or model_sha256 is None:
+    if scores.about.get("model_sha256") != model_sha256 or model_sha256 is None:
         return None, "docs/cases.csv is of other weights"
-    return found, ""
+    return scores, ""
 
 
 def _manifest(bundle: Path, wanted: str | None) -> tuple[Manifest | None, bool]:
@@ -142,5 +142,5 @@ def _section(file: Path, title: str) -> str:
     if not file.is_file():
         return ""
     text = file.read_text(encoding="utf-8")
-    found = re.search(rf"^#+ {title}\n(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
-    return found[1].strip() if found else ""
+    match = re.search(rf"^#+ {title}\n(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
+    return match[1].strip() if match else ""

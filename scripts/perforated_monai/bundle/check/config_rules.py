@@ -58,11 +58,11 @@ def property_references(bundle: BundleFiles) -> Iterator[Broken]:
     for workflow in WORKFLOWS:
         if file := bundle.file_of(workflow):
             for entry in _properties(workflow).values():
-                found = value_of(bundle.configs[file], entry.get("refer_id") or "?")
+                referred = value_of(bundle.configs[file], entry.get("refer_id") or "?")
                 wanted = f"@{entry['id']}"
-                written = str(found).replace("#", "::")
-                if isinstance(found, str) and found[:1] != "$" and written != wanted:
-                    value = f"{found} under {entry['refer_id']}"
+                written = str(referred).replace("#", "::")
+                if isinstance(referred, str) and referred[:1] != "$" and written != wanted:
+                    value = f"{referred} under {entry['refer_id']}"
                     yield Broken(value, f"Write {wanted}: clients look there", file)
 
 
@@ -76,8 +76,8 @@ def references(bundle: BundleFiles) -> Iterator[Broken]:
         if not base:
             continue
         known = set(_dangling(base, file))
-        found = _dangling(merged(base, bundle.configs[file]), file)
-        yield from (broken for broken in found if broken not in known)
+        dangling = _dangling(merged(base, bundle.configs[file]), file)
+        yield from (broken for broken in dangling if broken not in known)
 
 
 @rule("override-keys", "must override keys that exist")

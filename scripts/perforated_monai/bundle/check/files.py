@@ -62,9 +62,9 @@ class BundleFiles:
     def definition(self) -> dict[str, Any]:
         """`network_def` of the inference config, or else of the train config."""
         for workflow in reversed(WORKFLOWS):
-            found = self.configs.get(self.file_of(workflow), {}).get("network_def")
-            if isinstance(found, dict) and found:
-                return found
+            definition = self.configs.get(self.file_of(workflow), {}).get("network_def")
+            if isinstance(definition, dict) and definition:
+                return definition
         return {}
 
     @property
@@ -111,13 +111,13 @@ def _is_datalist(content: dict[str, Any]) -> bool:
 
 
 def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    mapping: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in mapping:
             msg = f"the key {key!r} twice in one mapping"
             raise ValueError(msg)
-        found[key] = value
-    return found
+        mapping[key] = value
+    return mapping
 
 
 def _reason(error: Exception) -> str:

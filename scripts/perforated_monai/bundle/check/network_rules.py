@@ -54,9 +54,9 @@ def model_hash(bundle: BundleFiles) -> Iterator[Broken]:
         yield Broken(f"JSON that cannot be read ({error})", "Export again", "models/network.json")
         return
     known = data.get("model_sha256") if isinstance(data, dict) else None
-    if known and (found := sha256(model.read_bytes())) != known:
+    if known and (digest := sha256(model.read_bytes())) != known:
         yield Broken(
-            f"{found[:16]}…, expected {str(known)[:16]}…", "Export or fetch it again", MODEL
+            f"{digest[:16]}…, expected {str(known)[:16]}…", "Export or fetch it again", MODEL
         )
 
 
@@ -75,9 +75,9 @@ def output_shape(bundle: BundleFiles) -> Iterator[Broken]:
         cure = "Correct network_data_format::inputs, or the network"
         yield Broken(f"{image} as input, which fails: {reason}", cure, METADATA)
         return
-    found = tuple((output[0] if isinstance(output, (list, tuple)) else output).shape[1:])
-    if found != pred:
-        value = f"{pred}, the network returns {found} for {image}"
+    shape = tuple((output[0] if isinstance(output, (list, tuple)) else output).shape[1:])
+    if shape != pred:
+        value = f"{pred}, the network returns {shape} for {image}"
         yield Broken(value, "Correct network_data_format::outputs", METADATA)
 
 
@@ -98,12 +98,12 @@ def roi_strides(bundle: BundleFiles) -> Iterator[Broken]:
 
 def _tensor(bundle: BundleFiles, end: str, name: str) -> tuple[int, ...]:
     """`(C, *space)` of a tensor in the metadata; empty where it is not all numbers."""
-    found: Any = bundle.metadata.get("network_data_format")
+    entry: Any = bundle.metadata.get("network_data_format")
     for key in (end, name):
-        found = found.get(key) if isinstance(found, dict) else None
-    if not isinstance(found, dict) or not isinstance(found.get("spatial_shape"), list):
+        entry = entry.get(key) if isinstance(entry, dict) else None
+    if not isinstance(entry, dict) or not isinstance(entry.get("spatial_shape"), list):
         return ()
-    shape = (found.get("num_channels"), *found["spatial_shape"])
+    shape = (entry.get("num_channels"), *entry["spatial_shape"])
     return shape if all(type(n) is int and n > 0 for n in shape) else ()
 
 

@@ -124,12 +124,13 @@ def _argument(config: TrainConfig, owner: Component, name: str) -> str:
 
 
 def _network_def(config: TrainConfig, network: str) -> str:
-    found = _networks_behind(config, config.follow(network), set())
-    if len(found) != 1:
+    definitions = _networks_behind(config, config.follow(network), set())
+    if len(definitions) != 1:
         every = [c.id for c in config.components() if is_monai_network(c.name)]
-        why = f"{network} must be made from one MONAI network; found {', '.join(found) or 'none'}"
+        shown = ", ".join(definitions) or "none"
+        why = f"{network} must be made from one MONAI network; found {shown}"
         raise ask("its definition", "network_def", why, every)
-    return found[0]
+    return definitions[0]
 
 
 def _networks_behind(config: TrainConfig, identifier: str, seen: set[str]) -> list[str]:
@@ -141,14 +142,14 @@ def _networks_behind(config: TrainConfig, identifier: str, seen: set[str]) -> li
     if component is not None:
         return [identifier] if is_monai_network(component.name) else []
     value = config.get(identifier)
-    found = (_networks_behind(config, i, seen) for i in references(value))
-    return list(dict.fromkeys(n for names in found for n in names))
+    behind = (_networks_behind(config, i, seen) for i in references(value))
+    return list(dict.fromkeys(n for names in behind for n in names))
 
 
 def is_monai_network(name: str) -> bool:
     """Whether a class name is one of ``monai.networks.nets``."""
-    found = getattr(monai.networks.nets, name, None)
-    return isinstance(found, type) and issubclass(found, nn.Module)
+    symbol = getattr(monai.networks.nets, name, None)
+    return isinstance(symbol, type) and issubclass(symbol, nn.Module)
 
 
 def _network_class(config: TrainConfig, network_def: str) -> str:
@@ -226,10 +227,10 @@ def _entries(config: TrainConfig, evaluator: Component, argument: str) -> dict[s
     value = evaluator.arguments.get(argument)
     start = reference(value)
     where = config.follow(start) if start else f"{evaluator.id}::{argument}"
-    found = config.get(where)
-    if not isinstance(found, dict):
+    entries = config.get(where)
+    if not isinstance(entries, dict):
         return {}
-    classes = {name: config.component(config.follow(f"{where}::{name}")) for name in found}
+    classes = {name: config.component(config.follow(f"{where}::{name}")) for name in entries}
     return {name: c.name if c else "unknown class" for name, c in classes.items()}
 
 

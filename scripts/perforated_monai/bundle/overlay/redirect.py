@@ -45,7 +45,7 @@ def find_redirects(config: TrainConfig) -> list[Redirect]:
     Raises:
         UserError: for a writer that an overlay cannot reach.
     """
-    found: list[Redirect] = []
+    redirects: list[Redirect] = []
     for component in config.components():
         for name, leaf in _written(config, component):
             identifier = f"{component.id}::{name}"
@@ -56,9 +56,9 @@ def find_redirects(config: TrainConfig) -> list[Redirect]:
                 raise UserError(msg)
             was = component.arguments.get(name)
             text = _MLFLOW if name == "tracking_uri" else f"$str(@output_dir) + '/{leaf}'"
-            found.append(Redirect(identifier, text, "not set" if was is None else str(was)))
-    found = _apart(found)
-    return found + _variables(config, {r.id for r in found})
+            redirects.append(Redirect(identifier, text, "not set" if was is None else str(was)))
+    redirects = _apart(redirects)
+    return redirects + _variables(config, {r.id for r in redirects})
 
 
 def log_files(bundle: Path) -> bool:
@@ -101,7 +101,7 @@ def _must_move(config: TrainConfig, component: Component, name: str) -> bool:
 
 def _roots(config: TrainConfig, text: str) -> set[str]:
     """Top-level variables at the end of a text's references; ``output_dir`` counts as one."""
-    found: set[str] = set()
+    roots: set[str] = set()
     waiting, seen = references(text), set()
     while waiting:
         identifier = waiting.pop()
@@ -110,10 +110,10 @@ def _roots(config: TrainConfig, text: str) -> set[str]:
         seen.add(identifier)
         inner = references(config.get(identifier))
         if identifier in ("output_dir", "bundle_root") or not inner:
-            found.add(identifier)
+            roots.add(identifier)
         else:
             waiting += inner
-    return found
+    return roots
 
 
 def _text_behind(config: TrainConfig, text: str) -> str:
@@ -130,11 +130,11 @@ def _comes_from_here(config: TrainConfig, component: Component) -> bool:
     )
 
 
-def _apart(found: list[Redirect]) -> list[Redirect]:
+def _apart(redirects: list[Redirect]) -> list[Redirect]:
     """Folders that were different stay different, so that equal file names do not meet."""
     places: dict[str, list[str]] = {}
     moved = []
-    for redirect in found:
+    for redirect in redirects:
         before = places.setdefault(redirect.text, [])
         if redirect.was not in before:
             before.append(redirect.was)
@@ -151,7 +151,7 @@ def _variables(config: TrainConfig, moved: set[str]) -> list[Redirect]:
 
     What only reads through them keeps the bundle's own path, written out.
     """
-    found = []
+    redirects = []
     for key in config.top_keys():
         value = config.get(key)
         if key not in _FOLDERS or key == "output_dir" or not isinstance(value, str):
@@ -162,11 +162,11 @@ def _variables(config: TrainConfig, moved: set[str]) -> list[Redirect]:
         readers = [(i, t) for i, t in uses if _reads(config, i, t)]
         if len(readers) == len(uses):
             continue
-        found.append(Redirect(key, f"$str(@output_dir) + '/{_FOLDERS[key]}'", value))
-        found += [
+        redirects.append(Redirect(key, f"$str(@output_dir) + '/{_FOLDERS[key]}'", value))
+        redirects += [
             Redirect(i, _written_out(t, key, value), t) for i, t in readers if config.overridable(i)
         ]
-    return found
+    return redirects
 
 
 def _reads(config: TrainConfig, identifier: str, text: str) -> bool:

@@ -121,14 +121,14 @@ def _is_handler_of_own(target: str) -> bool:
 
 def _behind(config: TrainConfig, identifier: str) -> list[str]:
     """An id and all ids that it refers to, expressions and components alike."""
-    found: list[str] = []
+    ids: list[str] = []
     waiting = [identifier]
     while waiting:
         current = waiting.pop(0)
-        if current in found or current not in config:
+        if current in ids or current not in config:
             continue
-        found.append(current)
+        ids.append(current)
         component = config.component(current)
         values = component.arguments.values() if component else [config.get(current)]
         waiting += [i for value in values for i in references(value)]
-    return found
+    return ids

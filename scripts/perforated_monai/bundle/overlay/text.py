@@ -82,7 +82,7 @@ def _head(content: Content, parts: Parts) -> str:
     scheduler = f"schedule @{parts.scheduler}" if parts.scheduler else "no learning-rate schedule"
     every = "each epoch" if parts.interval == 1 else f"every {parts.interval} epochs"
     validated = "" if parts.interval is None else f", validated {every}"
-    found = (
+    summary = (
         f"Found: trainer @{parts.trainer}; network @{parts.network}, a {parts.network_class} of "
         f"{parts.network_def}; optimizer @{parts.optimizer}; {scheduler}; evaluator "
         f"@{parts.evaluator}; score {parts.metric}{validated}."
@@ -90,7 +90,7 @@ def _head(content: Content, parts: Parts) -> str:
     lines = [
         f"Grow dendrites in {content.name}. Written by perforated_monai {__version__}. No file of "
         "the bundle is changed by training.",
-        found,
+        summary,
         *content.notes,
     ]
     commented = [line for text in lines for line in _comment(text)]

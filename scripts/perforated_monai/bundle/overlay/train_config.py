@@ -10,6 +10,7 @@ from typing import Any
 from monai.bundle import ConfigParser, ReferenceResolver
 
 from ...errors import UserError
+from ..configs import load_config
 from ..ids import has, merged, value_of
 
 _NAMES = ("train.json", "train.yaml", "train.yml")
@@ -63,18 +64,18 @@ class TrainConfig:
 
     def component(self, identifier: str) -> Component | None:
         """The enabled component under an id."""
-        found = self.get(identifier)
-        if not isinstance(found, dict) or not isinstance(found.get("_target_"), str):
+        value = self.get(identifier)
+        if not isinstance(value, dict) or not isinstance(value.get("_target_"), str):
             return None
-        if str(found.get("_disabled_", False)).strip().lower() == "true":
+        if str(value.get("_disabled_", False)).strip().lower() == "true":
             return None
-        arguments = {k: v for k, v in found.items() if not (k.startswith("_") and k.endswith("_"))}
-        return Component(identifier, found["_target_"].rpartition(".")[2], arguments)
+        arguments = {k: v for k, v in value.items() if not (k.startswith("_") and k.endswith("_"))}
+        return Component(identifier, value["_target_"].rpartition(".")[2], arguments)
 
     def components(self) -> list[Component]:
         """Every enabled component, outer ones first."""
-        found = (self.component(identifier) for identifier, _ in self._walk())
-        return [component for component in found if component is not None]
+        components = (self.component(identifier) for identifier, _ in self._walk())
+        return [component for component in components if component is not None]
 
     def texts(self) -> list[tuple[str, str]]:
         """Every string with its id."""
@@ -117,23 +118,18 @@ def read_train_config(bundle: str | Path, config: str = "") -> TrainConfig:
         msg = f"{bundle} is no folder: give the folder of a MONAI bundle, which holds configs/."
         raise UserError(msg)
     file = _find(bundle, config)
-    try:
-        found = ConfigParser.load_config_file(file)
-    except Exception as error:  # JSON, YAML, encoding and duplicate keys raise by their own kinds
-        reason = " ".join(str(error).split())[:200]
-        msg = f"{file} cannot be read ({type(error).__name__}: {reason}). Correct it."
-        raise UserError(msg) from None
-    if not isinstance(found, dict) or not found:
-        msg = f"{file} must hold a mapping of ids; got {type(found).__name__}."
+    content = load_config(file)
+    if not isinstance(content, dict) or not content:
+        msg = f"{file} must hold a mapping of ids; got {type(content).__name__}."
         raise UserError(msg)
-    return TrainConfig(found, file)
+    return TrainConfig(content, file)
 
 
 def reference(value: Any) -> str | None:
     """The id of a plain reference ``@id``, or None for anything else."""
-    found = references(value)
+    ids = references(value)
     plain = isinstance(value, str) and value.startswith("@")
-    return found[0] if plain and found else None
+    return ids[0] if plain and ids else None
 
 
 def references(value: Any) -> list[str]:
@@ -151,8 +147,8 @@ def _find(bundle: Path, config: str) -> Path:
         return file
     there = [bundle / "configs" / n for n in _NAMES if (bundle / "configs" / n).is_file()]
     if len(there) != 1:
-        found = " and ".join(f.name for f in there) or "none of " + ", ".join(_NAMES)
+        names = " and ".join(f.name for f in there) or "none of " + ", ".join(_NAMES)
         others = sorted(p.name for p in (bundle / "configs").glob("*") if p.is_file())
-        msg = f"{bundle}/configs has {found}: name one with --config. Files: {', '.join(others)}."
+        msg = f"{bundle}/configs has {names}: name one with --config. Files: {', '.join(others)}."
         raise UserError(msg)
     return there[0]

@@ -64,10 +64,10 @@ def bundle_unchanged() -> None:
 
 def _files(root: Path, out: Path) -> _Files:
     """Size and time of every file below ``root`` but the run's own and Python's caches."""
-    found: _Files = {}
+    files: _Files = {}
     for path in root.rglob("*"):
         own = path.is_relative_to(out) or "__pycache__" in path.parts
         if not own and path.is_file():
             stat = path.stat()
-            found[str(path.relative_to(root))] = (stat.st_size, stat.st_mtime_ns)
-    return found
+            files[str(path.relative_to(root))] = (stat.st_size, stat.st_mtime_ns)
+    return files

@@ -127,8 +127,8 @@ def locate(target: str) -> Any:
 
 def is_module(name: str) -> bool:
     """Whether a dotted name of MONAI, torch, NumPy or Ignite is a module, under its own name."""
-    found = locate(name)
-    return inspect.ismodule(found) and found.__name__ == name
+    symbol = locate(name)
+    return inspect.ismodule(symbol) and symbol.__name__ == name
 
 
 def is_own_class(name: str) -> bool:
@@ -147,10 +147,10 @@ def component(target: str) -> Any:
 def _judge_monai(target: str) -> str:
     if target in NAMES:
         return ""
-    found = locate(target)
-    if not inspect.isclass(found):
+    symbol = locate(target)
+    if not inspect.isclass(symbol):
         return "no class of MONAI"
-    full = f"{found.__module__}.{found.__qualname__}"
+    full = f"{symbol.__module__}.{symbol.__qualname__}"
     if not _COMPONENTS.match(full):
         return "outside MONAI's components"
     return "reports, fetches or runs other libraries" if _NOT_THESE.match(full) else ""

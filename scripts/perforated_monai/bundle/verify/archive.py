@@ -205,9 +205,9 @@ def _write(archive: Archive, entry: zipfile.ZipInfo, target: Path) -> None:
 
 
 def _extra_fields(extra: bytes) -> set[int]:
-    found = set()
+    kinds = set()
     while len(extra) >= 4:
         kind, length = struct.unpack_from("<HH", extra)
-        found.add(kind)
+        kinds.add(kind)
         extra = extra[4 + length :]
-    return found
+    return kinds

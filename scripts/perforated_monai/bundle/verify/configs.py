@@ -41,9 +41,9 @@ class Item:
     given: bool = False
 
 
-def items(found: Unpacked) -> Iterator[Item]:
+def items(bundle: Unpacked) -> Iterator[Item]:
     """Every value of every config, mappings and lists included."""
-    for file, content in found.configs.items():
+    for file, content in bundle.configs.items():
         todo: list[Item] = [Item(file, "", "", content, {})]
         while todo:
             item = todo.pop()
@@ -64,9 +64,9 @@ def items(found: Unpacked) -> Iterator[Item]:
 
 
 @rule("targets", "must name components of the allow-list")
-def targets(found: Unpacked) -> Iterator[Broken]:
+def targets(bundle: Unpacked) -> Iterator[Broken]:
     judged: dict[str, str] = {}
-    for item in items(found):
+    for item in items(bundle):
         if item.key == "_target_":
             text = item.value if isinstance(item.value, str) else repr(item.value)
             reason = judged.setdefault(text, judge_target(text))
@@ -79,8 +79,8 @@ def targets(found: Unpacked) -> Iterator[Broken]:
 
 
 @rule("arguments", "must not look up code by name, fetch files or unpickle")
-def arguments(found: Unpacked) -> Iterator[Broken]:
-    for item in items(found):
+def arguments(bundle: Unpacked) -> Iterator[Broken]:
+    for item in items(bundle):
         value = item.value
         if isinstance(value, (dict, list)):
             continue
@@ -97,14 +97,14 @@ def arguments(found: Unpacked) -> Iterator[Broken]:
 
 
 @rule("expressions", "must use names and attributes of the allow-list")
-def expressions(found: Unpacked) -> Iterator[Broken]:
-    live = [i for i in items(found) if isinstance(i.value, str) and i.value.startswith("$")]
+def expressions(bundle: Unpacked) -> Iterator[Broken]:
+    live = [i for i in items(bundle) if isinstance(i.value, str) and i.value.startswith("$")]
     names = {name: set(full) for name, full in DEFAULT_NAMES.items()}
     for item in live:
         if read := read_import(item.value[1:]):
             names.setdefault(read[0], set()).add(read[1])
     # MONAI writes keys into relative references, and a macro can move one below any key.
-    code_in_keys = any(re.search(r"[(\[{'\"]", item.id) for item in items(found))
+    code_in_keys = any(re.search(r"[(\[{'\"]", item.id) for item in items(bundle))
     for item in live:
         read = read_import(item.value[1:])
         problems = [read[2]] if read else _problems(item, names)
@@ -116,8 +116,8 @@ def expressions(found: Unpacked) -> Iterator[Broken]:
 
 
 @rule("macros", "must be taken from the same config")
-def macros(found: Unpacked) -> Iterator[Broken]:
-    for item in items(found):
+def macros(bundle: Unpacked) -> Iterator[Broken]:
+    for item in items(bundle):
         if isinstance(item.value, str) and item.value.startswith("%"):
             path, _ = ConfigParser.split_path_id(item.value[1:])
             if path or "/" in item.value or "\\" in item.value:
@@ -125,9 +125,11 @@ def macros(found: Unpacked) -> Iterator[Broken]:
 
 
 @rule("module-references", "must not refer to what a config imports")
-def module_references(found: Unpacked) -> Iterator[Broken]:
+def module_references(bundle: Unpacked) -> Iterator[Broken]:
     """A reference to an import gives the module itself, whose functions are not judged then."""
-    texts = [i for i in items(found) if isinstance(i.value, str) and i.value[:1] in ("$", "@", "%")]
+    texts = [
+        i for i in items(bundle) if isinstance(i.value, str) and i.value[:1] in ("$", "@", "%")
+    ]
     imports = {i.id for i in texts if i.value[0] == "$" and read_import(i.value[1:])}
     # Merging files moves the entries of lists: each entry of such a list counts.
     imports |= {name.rpartition("::")[0] + "::" for name in imports if "::" in name}

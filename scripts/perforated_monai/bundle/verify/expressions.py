@@ -70,12 +70,12 @@ def judge(text: str, names: Mapping[str, Set[str]]) -> list[str]:
     bound = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
     bound |= {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and _stores(n)}
     shadowed = bound & {*names, *BUILTINS, REFERENCES, "setattr"}
-    found = [f"{name} as a name of its own" for name in sorted(shadowed)]
+    refused = [f"{name} as a name of its own" for name in sorted(shadowed)]
     try:
-        found += _Reader(names, bound).read(tree.body)
+        refused += _Reader(names, bound).read(tree.body)
     except RecursionError:
         return ["an expression that cannot be read"]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(refused))
 
 
 class _Reader:

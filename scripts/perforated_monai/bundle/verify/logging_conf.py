@@ -16,13 +16,13 @@ _STREAMS = ("sys.stdout", "sys.stderr")
 
 
 @rule("logging", "must write text to the console or a file of the current folder")
-def logging_conf(found: Unpacked) -> Iterator[Broken]:
-    for path in found.sizes:
+def logging_conf(bundle: Unpacked) -> Iterator[Broken]:
+    for path in bundle.sizes:
         if not path.lower().endswith((".conf", ".ini", ".cfg")):
             continue
         parser = configparser.RawConfigParser()
         try:
-            parser.read_string((found.root / path).read_text(encoding="utf-8"))
+            parser.read_string((bundle.root / path).read_text(encoding="utf-8"))
         except (configparser.Error, UnicodeDecodeError) as error:
             yield Broken(" ".join(str(error).split())[:200], "Refused", path)
             continue
@@ -53,11 +53,11 @@ def _is_harmless(value: str) -> bool:
     for stream in _STREAMS:
         value = re.sub(rf"\b{re.escape(stream)}\b", "None", value)
     try:
-        found = ast.literal_eval(value)
+        literal = ast.literal_eval(value)
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
         return False
-    values = found.values() if isinstance(found, dict) else found
-    if not isinstance(found, (tuple, dict)):
+    values = literal.values() if isinstance(literal, dict) else literal
+    if not isinstance(literal, (tuple, dict)):
         return False
     return all(
         v is None

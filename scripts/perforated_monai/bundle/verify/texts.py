@@ -23,18 +23,18 @@ ENDINGS = (".json", ".yaml", ".yml")
 
 
 @rule("texts", "must be plain JSON or YAML of a sensible size")
-def texts(found: Unpacked) -> Iterator[Broken]:
-    for path in found.sizes:
+def texts(bundle: Unpacked) -> Iterator[Broken]:
+    for path in bundle.sizes:
         if not path.lower().endswith(ENDINGS) or path == RECORD:
             continue
         try:
-            text = (found.root / path).read_bytes().decode("utf-8")
+            text = (bundle.root / path).read_bytes().decode("utf-8")
             content = _json(text) if path.lower().endswith(".json") else _yaml(text)
             _count(content)
         except (ValueError, RecursionError, yaml.YAMLError) as error:
             yield Broken(" ".join(str(error).split())[:200], "Refused", path)
         else:
-            found.configs[path] = content
+            bundle.configs[path] = content
 
 
 def _json(text: str) -> Any:

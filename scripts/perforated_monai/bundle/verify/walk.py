@@ -85,20 +85,20 @@ def walk(root: Path) -> Unpacked:
     Raises:
         UserError: for more files than a bundle has.
     """
-    found = Unpacked(root)
+    bundle = Unpacked(root)
     for folder, folders, files in os.walk(root, onerror=_unreadable):
         for name in [*folders, *files]:
             path = Path(folder) / name
             short = path.relative_to(root).as_posix()
             mode = path.lstat().st_mode
             if stat.S_ISREG(mode):
-                found.sizes[short] = path.lstat().st_size
+                bundle.sizes[short] = path.lstat().st_size
             elif not stat.S_ISDIR(mode):
-                found.odd[short] = "a link" if stat.S_ISLNK(mode) else "a device, pipe or socket"
-        if len(found.sizes) + len(found.odd) > MOST_FILES:
+                bundle.odd[short] = "a link" if stat.S_ISLNK(mode) else "a device, pipe or socket"
+        if len(bundle.sizes) + len(bundle.odd) > MOST_FILES:
             msg = f"{root} must hold at most {MOST_FILES} files. Name a bundle's own folder."
             raise UserError(msg)
-    return found
+    return bundle
 
 
 def _unreadable(error: OSError) -> None:
@@ -107,34 +107,34 @@ def _unreadable(error: OSError) -> None:
 
 
 @rule("plain-files", "must be a plain file or folder")
-def plain_files(found: Unpacked) -> Iterator[Broken]:
-    for path, kind in found.odd.items():
+def plain_files(bundle: Unpacked) -> Iterator[Broken]:
+    for path, kind in bundle.odd.items():
         yield Broken(kind, "Remove it", path)
 
 
 @rule("file-names", "must have a name of its own that every system can write")
-def file_names(found: Unpacked) -> Iterator[Broken]:
-    for path in found.sizes:
+def file_names(bundle: Unpacked) -> Iterator[Broken]:
+    for path in bundle.sizes:
         if reason := unsafe(path):
             yield Broken(reason, "Rename it", repr(path))
-    for path, other in clashes(found.sizes):
+    for path, other in clashes(bundle.sizes):
         yield Broken(f"the same as {other!r} where case does not count", "Rename it", path)
 
 
 @rule("file-sizes", "must not be larger than a bundle needs")
-def file_sizes(found: Unpacked) -> Iterator[Broken]:
-    for path, size in found.sizes.items():
+def file_sizes(bundle: Unpacked) -> Iterator[Broken]:
+    for path, size in bundle.sizes.items():
         limit = LIMITS.get(_suffix(path), MOST_BYTES)
         if size > limit:
             yield Broken(f"{size:,} bytes, at most {limit:,}", "Refused", path)
-    if (total := sum(found.sizes.values())) > MOST_BYTES:
+    if (total := sum(bundle.sizes.values())) > MOST_BYTES:
         yield Broken(f"{total:,} bytes in all, at most {MOST_BYTES:,}", "Refused")
 
 
 @rule("disguised", "must be what its name says")
-def disguised(found: Unpacked) -> Iterator[Broken]:
-    for path in found.sizes:
-        with (found.root / path).open("rb") as handle:
+def disguised(bundle: Unpacked) -> Iterator[Broken]:
+    for path in bundle.sizes:
+        with (bundle.root / path).open("rb") as handle:
             head = handle.read(8)
         suffix = _suffix(path)
         kind = next((kind for magic, kind in _DISGUISED.items() if head.startswith(magic)), "")
@@ -145,9 +145,9 @@ def disguised(found: Unpacked) -> Iterator[Broken]:
 
 
 @rule("record", f"must be as {RECORD} says")
-def record(found: Unpacked) -> Iterator[Broken]:
+def record(bundle: Unpacked) -> Iterator[Broken]:
     try:
-        known = read_record(found.root)
+        known = read_record(bundle.root)
     except UserError as error:
         yield Broken(str(error).rstrip("."), "Fetch the zip again", RECORD)
         return
@@ -156,26 +156,26 @@ def record(found: Unpacked) -> Iterator[Broken]:
         yield Broken(value, "Ask for a bundle made by pack", severity=WARNING)
         return
     for path, (size, digest) in known.files.items():
-        if path not in found.sizes:
+        if path not in bundle.sizes:
             yield Broken("no such file", "Fetch the zip again", path)
-        elif found.sizes[path] != size:
-            yield Broken(f"{found.sizes[path]:,} bytes, not {size:,}", "Fetch the zip again", path)
-        elif hash_of(found.root / path) != digest:
+        elif bundle.sizes[path] != size:
+            yield Broken(f"{bundle.sizes[path]:,} bytes, not {size:,}", "Fetch the zip again", path)
+        elif hash_of(bundle.root / path) != digest:
             yield Broken("another sha256", "Fetch the zip again", path)
-    for path in sorted(found.sizes.keys() - known.files.keys() - found.elsewhere - {RECORD}):
+    for path in sorted(bundle.sizes.keys() - known.files.keys() - bundle.elsewhere - {RECORD}):
         yield Broken("a file that was not packed", "Remove it", path)
 
 
 @rule("unread", "is not read, only compared with its hash", NOTE)
-def unread(found: Unpacked) -> Iterator[Broken]:
-    for path in found.sizes:
+def unread(bundle: Unpacked) -> Iterator[Broken]:
+    for path in bundle.sizes:
         if _suffix(path) == ".onnx" or path.endswith(".onnx.data"):
             yield Broken("a network in ONNX form", "Take it from a source that you trust", path)
 
 
 @rule("file-kinds", "must be of a kind that a bundle needs")
-def file_kinds(found: Unpacked) -> Iterator[Broken]:
-    for path in found.sizes:
+def file_kinds(bundle: Unpacked) -> Iterator[Broken]:
+    for path in bundle.sizes:
         top, suffix = path.split("/")[0], _suffix(path)
         if top == PACKAGE:
             continue  # compared file by file
@@ -189,8 +189,8 @@ def file_kinds(found: Unpacked) -> Iterator[Broken]:
 
 
 @rule("package", f"must be that of the installed {PACKAGE}")
-def package(found: Unpacked) -> Iterator[Broken]:
-    packed = {path for path in found.sizes if path.split("/")[0] == PACKAGE}
+def package(bundle: Unpacked) -> Iterator[Broken]:
+    packed = {path for path in bundle.sizes if path.split("/")[0] == PACKAGE}
     if not packed:
         return
     installed = package_files()
@@ -199,11 +199,11 @@ def package(found: Unpacked) -> Iterator[Broken]:
         for path in sorted(packed | installed.keys())
         if path not in packed
         or path not in installed
-        or hash_of(found.root / path) != hash_of(installed[path])
+        or hash_of(bundle.root / path) != hash_of(installed[path])
     ]
     if other:
         shown = ", ".join(other[:3]) + (f" and {len(other) - 3} more" if len(other) > 3 else "")
-        made = f" (packed by {found.written_by})" if found.written_by else ""
+        made = f" (packed by {bundle.written_by})" if bundle.written_by else ""
         value = f"{len(other)} files unlike those of {__version__}{made}: {shown}"
         cure = "Install the version that it was packed with, or read them before you go on"
         yield Broken(value, cure, PACKAGE)

@@ -36,10 +36,10 @@ _ENTRIES = re.compile(
 
 
 @rule("weights-file", "must hold tensors and nothing else")
-def weights_file(found: Unpacked) -> Iterator[Broken]:
-    for path in found.sizes:
+def weights_file(bundle: Unpacked) -> Iterator[Broken]:
+    for path in bundle.sizes:
         if path.lower().endswith(".pt"):
-            yield from (Broken(p, "Refused", path) for p in problems(found.root / path))
+            yield from (Broken(p, "Refused", path) for p in problems(bundle.root / path))
 
 
 def problems(file: Path) -> list[str]:
