@@ -98,7 +98,7 @@ def test_report_ends_with_the_number_of_sets(
         "export_max_abs_difference": 1e-6,
         "seconds": 9.0,
     }
-    demo._report(tmp_path, facts, ["anterior", "posterior"])
+    demo.print_report(tmp_path, facts, ["anterior", "posterior"])
     printed = capsys.readouterr()
     assert printed.out.splitlines()[-1] == f"integrated_dendrite_sets={sets}"
     assert "anterior 0.7000, posterior 0.6000" in printed.out
@@ -178,10 +178,10 @@ def test_demo_touches_no_folder_but_its_own(tmp_path: Path) -> None:
 
 
 def test_a_second_demo_replaces_the_first(tmp_path: Path) -> None:
-    copy = demo._copy_bundle(tmp_path / "out")
+    copy = demo.copy_bundle(tmp_path / "out")
     (copy / "configs" / "train.json").write_text("changed")
     (copy.parent / "notes.txt").write_text("mine")
-    assert demo._copy_bundle(tmp_path / "out") == copy
+    assert demo.copy_bundle(tmp_path / "out") == copy
     for path in (BUNDLE / "configs").iterdir():
         assert (copy / "configs" / path.name).read_bytes() == path.read_bytes()
     assert (copy.parent / "notes.txt").read_text() == "mine"
@@ -189,10 +189,10 @@ def test_a_second_demo_replaces_the_first(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_failing_step_is_named(tmp_path: Path) -> None:
-    demo._copy_bundle(tmp_path / "out")
+    demo.copy_bundle(tmp_path / "out")
     settings = {"dataset_dir": tmp_path / "nowhere", "output_dir": tmp_path / "masks"}
     with pytest.raises(UserError, match="segmentation failed with exit code 1"):
-        demo._bundle_run(tmp_path / "out", "segmentation", ["inference.json"], settings)
+        demo.run_bundle(tmp_path / "out", "segmentation", ["inference.json"], settings)
 
 
 @pytest.mark.slow

@@ -65,3 +65,25 @@ def test_the_sum_in_place_leaves_the_input_and_is_repeatable(batch: int) -> None
     assert first.is_contiguous()
     # Its own memory: the wide output is freed when the layer returns.
     assert first.untyped_storage().nbytes() == first.numel() * first.element_size()
+
+
+class OtherWeights(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        return self.layer._conv_forward(x, weight, bias)
+
+
+@pytest.mark.parametrize("kind", [nn.Conv1d, nn.Conv2d, nn.Conv3d])
+@pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
+def test_a_convolution_runs_with_other_weights(kind: type, padding_mode: str) -> None:
+    """Pins ``_conv_forward``, which is private to torch, in Python and in TorchScript."""
+    options = {"stride": 2, "padding": 1, "groups": 2, "padding_mode": padding_mode}
+    layer, other = kind(4, 6, 3, **options), kind(4, 6, 3, **options)
+    x = torch.randn(2, 4, *[7] * (layer.weight.dim() - 2))
+    for run in (OtherWeights(layer), torch.jit.script(OtherWeights(layer))):
+        assert torch.equal(run(x, other.weight, other.bias), other(x))

@@ -291,3 +291,39 @@ def test_overlay_without_torchrun_is_refused(phantoms: Path, tmp_path: Path) -> 
 def test_unknown_backend_is_refused() -> None:
     with pytest.raises(UserError, match=r"nccl .*or gloo .*'mpi'"):
         distributed.device("mpi")
+
+
+# -- private parts of torch ------------------------------------------------------------------
+
+
+def test_a_tensor_that_is_left_unreduced_keeps_its_own_gradient() -> None:
+    """Pins torch's private call behind ``leave_unreduced``."""
+
+    def work(rank: int) -> None:
+        distributed.start("gloo")
+        layer = torch.nn.Linear(1, 1)
+        network = torch.nn.Sequential(layer)
+        distributed.leave_unreduced(network, ["0.bias"])
+        wrapped = torch.nn.parallel.DistributedDataParallel(network)
+        ((rank + 1) * wrapped(torch.ones(1, 1))).sum().backward()
+        assert layer.weight.grad.item() == 1.5  # the mean of 1 and 2
+        assert layer.bias.grad.item() == rank + 1
+
+    assert on_ranks(work) == [0, 0]
+
+
+def test_the_shared_store_keeps_the_first_value() -> None:
+    """Pins torch's private call behind ``shared_store``."""
+
+    def work(rank: int) -> None:
+        distributed.start("gloo")
+        store = distributed.shared_store()
+        if rank == 0:
+            assert not store.check(["key"])
+            store.compare_set("key", "", "first")
+            store.compare_set("key", "", "second")
+        torch.distributed.barrier()
+        assert store.check(["key"]) and store.get("key") == b"first"
+        torch.distributed.barrier()
+
+    assert on_ranks(work) == [0, 0]

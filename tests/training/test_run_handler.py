@@ -24,7 +24,6 @@ from helpers.harness import (
     workflow,
 )
 from perforated_monai import UserError
-from perforated_monai.training import checkpoints as checkpoint
 from perforated_monai.training import ignite_events, run_handler
 from perforated_monai.training.checkpoints import load_hashed
 from perforated_monai.training.run_handler import RunHandler
@@ -108,21 +107,19 @@ def kill_at(epoch: int, event: Events) -> Callable:
     return stop
 
 
-def kill_inside(function: str, call: int) -> Callable:
-    """SIGKILL half-way through the n-th call of a function of checkpoint.py."""
+def kill_in_write(name: str) -> Callable:
+    """SIGKILL half-way through the writing of a file of that name."""
 
     def stop(_trainer) -> None:
-        calls = {"n": 0}
-        original = getattr(checkpoint, function)
+        original = Path.write_bytes
 
-        def dies(path: Path, data: bytes) -> None:
-            calls["n"] += 1
-            if calls["n"] == call:
-                Path(path).with_name("half.tmp").write_bytes(data[: len(data) // 2])
-                kill_self()
-            original(path, data)
+        def dies(path: Path, data: bytes) -> int:
+            if not path.name.startswith(f".{name}."):  # the temporary file of an atomic write
+                return original(path, data)
+            original(path, data[: len(data) // 2])
+            return kill_self()
 
-        setattr(checkpoint, function, dies)
+        Path.write_bytes = dies
 
     return stop
 
@@ -132,7 +129,7 @@ def kill_inside(function: str, call: int) -> Callable:
     [
         pytest.param(False, kill_at(2, Events.ITERATION_COMPLETED), id="plain, in a step"),
         pytest.param(True, kill_at(4, Events.EPOCH_STARTED), id="grown, after the first growth"),
-        pytest.param(True, kill_inside("write_bytes", 7), id="grown, inside a checkpoint write"),
+        pytest.param(True, kill_in_write("epoch_0005.pt"), id="grown, inside a checkpoint write"),
     ],
 )
 def test_killed_run_goes_on_exactly(

@@ -48,7 +48,7 @@ def run_demo(out: Path) -> int:
         UserError: no checkout, no ``train`` extra, a folder of other content, or a failed step.
     """
     out, start = Path(out).resolve(), time.monotonic()
-    bundle = _copy_bundle(out)
+    bundle = copy_bundle(out)
     _say(f"1/5 Phantoms: {CASES} for training and validation, {HELD_OUT} held out")
     data = make_phantoms(out / "phantoms", cases=CASES, seed=SEED, test_cases=HELD_OUT)
     names = list(write_manifest(data, data / "manifest.json", "phantom").label_names.values())
@@ -61,7 +61,7 @@ def run_demo(out: Path) -> int:
     record = export_run(out / "runs" / "with_dendrites", bundle)
     _say(f"5/5 Segmentation of {HELD_OUT} held-out phantoms")
     settings = {"dataset_dir": data / "imagesTs", "output_dir": out / "masks"}
-    _bundle_run(out, "segmentation", ["inference.json"], settings)
+    run_bundle(out, "segmentation", ["inference.json"], settings)
 
     held_out = dice_of_masks(out / "masks", data / "labelsTs", range(1, len(names)))
     _draw(out, {"with dendrites": grown, "plain, same budget": plain}, held_out, names)
@@ -73,7 +73,7 @@ def run_demo(out: Path) -> int:
         "seconds": round(time.monotonic() - start, 1),
     }
     write_json(out / "demo.json", facts)
-    _report(out, facts, [name.lower() for name in names[1:]])
+    print_report(out, facts, [name.lower() for name in names[1:]])
     return 0 if facts["integrated_dendrite_sets"] else 1
 
 
@@ -134,7 +134,7 @@ def read_voxels(path: Path) -> np.ndarray:
 # -- steps -----------------------------------------------------------------------------------
 
 
-def _copy_bundle(out: Path) -> Path:
+def copy_bundle(out: Path) -> Path:
     """Make ``out`` with a copy of the bundle; an earlier demo there goes, anything else stays."""
     missing = [n for n in ("perforatedai", "matplotlib") if importlib.util.find_spec(n) is None]
     if missing:
@@ -160,11 +160,11 @@ def _train(out: Path, name: str, overlays: list[str], settings: dict[str, Any]) 
     data, run = out / "phantoms", out / "runs" / name
     paths = {"dataset_dir": data, "manifest": data / "manifest.json", "output_dir": run}
     configs = ["train.json", "compressed.yaml", *overlays]
-    _bundle_run(out, name, configs, {**paths, **SETTINGS, **settings})
+    run_bundle(out, name, configs, {**paths, **SETTINGS, **settings})
     return RunFolder(run).history()
 
 
-def _bundle_run(out: Path, name: str, configs: list[str], settings: dict[str, Any]) -> None:
+def run_bundle(out: Path, name: str, configs: list[str], settings: dict[str, Any]) -> None:
     """``python -m monai.bundle run``: stderr is what the person watches, stdout goes to a log."""
     folder, log = out / BUNDLE / "configs", out / "logs" / f"{name}.log"
     settings = {
@@ -216,7 +216,8 @@ _FILES = """Written to {out} in {seconds:.0f} s:
   phantoms/, logs/             the volumes, and what MONAI printed"""
 
 
-def _report(out: Path, facts: dict[str, Any], classes: list[str]) -> None:
+def print_report(out: Path, facts: dict[str, Any], classes: list[str]) -> None:
+    """Table, Dice and files of a demo; without dendrites, stderr says why; the last line counts."""
     Console().print(make_table(facts["validation"], classes))
     scores = np.mean(list(facts["held_out_dice"].values()), axis=0)
     shown = ", ".join(f"{name} {score:.4f}" for name, score in zip(classes, scores, strict=True))
@@ -234,7 +235,7 @@ def _report(out: Path, facts: dict[str, Any], classes: list[str]) -> None:
 
 
 def _draw(out: Path, runs: dict[str, Events], dice: dict[str, list[float]], names: list) -> None:
-    from .demo_picture import draw_demo  # matplotlib comes with an extra, see _copy_bundle
+    from .demo_picture import draw_demo  # matplotlib comes with an extra, see copy_bundle
 
     # The case in the middle: the picture shows neither luck nor bad luck.
     case = sorted(dice, key=lambda c: sum(dice[c]))[len(dice) // 2]

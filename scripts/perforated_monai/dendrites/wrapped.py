@@ -62,7 +62,8 @@ def train_dendrites(network: nn.Module) -> None:
 
 def drop_text_buffer(network: nn.Module) -> None:
     """Take away the buffer in which the library keeps text about itself."""
-    network._buffers.pop("tracker_string", None)
+    if hasattr(network, "tracker_string"):
+        del network.tracker_string
 
 
 def base_name(name: str) -> str:

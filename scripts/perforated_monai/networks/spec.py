@@ -38,7 +38,7 @@ class NetworkSpec(TypedDict):
 
     format: int
     base: dict[str, Any]
-    dendrites: dict[str, Any]
+    dendrites: dict[str, DendritesEntry]
     base_sha256: NotRequired[str]
     delta_sha256: NotRequired[str]
 

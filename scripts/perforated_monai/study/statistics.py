@@ -38,10 +38,6 @@ class TInterval:
     def half(self) -> float:
         return self.high - self.mean
 
-    @property
-    def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -143,24 +139,6 @@ def holm(p: Any) -> np.ndarray:
     adjusted = np.empty_like(ranked)
     np.put_along_axis(adjusted, order, ranked, -1)
     return adjusted
-
-
-def share_decided(tables: np.ndarray) -> float:
-    """Share of tables that would read "helps" or "hurts", each judged alone.
-
-    Args:
-        tables: ``(tables, seeds, cases)`` differences.
-    """
-    decided = np.ones(len(tables), dtype=bool)
-    sign = np.zeros(len(tables))
-    for axis in (2, 1):
-        mean, half, p = t_intervals(tables.mean(axis=axis))
-        agrees = (sign == 0) | (np.sign(mean) == sign)
-        decided &= (np.abs(mean) > half) & (p < 1 - LEVEL) & agrees
-        sign = np.sign(mean)
-    if tables.shape[1] < FEWEST_SEEDS:
-        decided[:] = False
-    return float(decided.mean())
 
 
 def _mean(table: np.ndarray, axis: int) -> np.ndarray:

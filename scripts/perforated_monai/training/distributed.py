@@ -164,11 +164,19 @@ def wrap(network: nn.Module) -> nn.Module:
     names = [n for n, _ in [*network.named_parameters(), *network.named_buffers()]]
     # The reducer would wait for what never gets a gradient ("Expected to have finished reduction in
     # the prior iteration"), and find_unused_parameters=True aborts on what differs in size.
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
-        network, [n for n in names if is_never_reduced(n)]
-    )
+    leave_unreduced(network, [n for n in names if is_never_reduced(n)])
     place = next(network.parameters()).device
     return DistributedDataParallel(network, device_ids=[place] if place.type == "cuda" else None)
+
+
+def leave_unreduced(network: nn.Module, names: list[str]) -> None:
+    """Let the next DDP pass over these tensors of submodules; torch's only call is private."""
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(network, names)
+
+
+def shared_store() -> dist.Store:
+    """The store of the process group's rendezvous; torch has only a private call for it."""
+    return dist.distributed_c10d._get_default_store()
 
 
 def explain(error: BaseException) -> BaseException:
@@ -178,7 +186,7 @@ def explain(error: BaseException) -> BaseException:
     """
     if world() == 1 or not isinstance(error, Exception):
         return error
-    store = dist.distributed_c10d._get_default_store()
+    store = shared_store()
     lost = _PEER_GONE.search(str(error)) is not None
     # torchrun itself holds the store; without it, the store goes with rank 0.
     with contextlib.suppress(RuntimeError):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, ReferenceResolver
 
 from perforated_monai.bundle.verify.allowed import NAMES, judge_target
 from perforated_monai.bundle.verify.configs import (
@@ -17,6 +17,7 @@ from perforated_monai.bundle.verify.configs import (
     module_references,
     targets,
 )
+from perforated_monai.bundle.verify.expressions import REFERENCES
 from perforated_monai.bundle.verify.walk import Unpacked
 
 IMPORTS = ["$import glob", "$import os", "$import math", "$import logging", "$import ignite"]
@@ -338,3 +339,10 @@ def test_macros_of_files_are_shown(text):
 def test_macros_of_the_same_config_are_allowed():
     config = {"x": "%train#postprocessing", "y": "100 %", "z": "%train::handlers::0"}
     assert judged(config, macros) == []
+
+
+def test_monai_writes_references_as_they_are_read_here() -> None:
+    """Pins ``__local_refs``, a name that is MONAI's own."""
+    assert ReferenceResolver.update_refs_pattern("$@a::0 + 1", {"a::0": 3}) == (
+        f"${REFERENCES}['a::0'] + 1"
+    )

@@ -26,7 +26,6 @@ class Content:
         low, high: smallest and largest finite value of each channel, scaled.
         not_finite: voxels that are NaN or infinite.
         values: distinct values of a label, scaled, sorted; some of them where there are thousands.
-        foreground: voxels that are not 0.
         missing, trailing: bytes too few, bytes behind the voxels.
         picture: the middle axial slice of the first channel `(X, Y)`, when asked for.
     """
@@ -38,7 +37,6 @@ class Content:
     high: list[float] = field(default_factory=list)
     not_finite: int = 0
     values: list[float] = field(default_factory=list)
-    foreground: int = 0
     missing: int = 0
     trailing: int = 0
     picture: np.ndarray | None = None
@@ -82,7 +80,6 @@ def read_content(
             if keep is not None and channel == 0:
                 keep.add(voxels)
             voxels = _finite(voxels, content)
-            content.foreground += int(np.count_nonzero(voxels))
             if voxels.size:
                 low, high = min(low, float(voxels.min())), max(high, float(voxels.max()))
             if values and len(distinct) < MOST_VALUES:
