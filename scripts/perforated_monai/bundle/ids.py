@@ -24,7 +24,7 @@ def value_of(config: Any, name: str, default: Any = None) -> Any:
 
 
 def merged(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
-    """As MONAI merges config files, without changing either; a key without a place is left out."""
+    """Merge two configs as MONAI does, changing neither; a key without a place is left out."""
     result = copy.deepcopy(dict(base))
     for key, value in copy.deepcopy(dict(overlay)).items():
         name = key.removeprefix("+").replace("#", "::")

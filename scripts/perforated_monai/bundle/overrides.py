@@ -36,7 +36,7 @@ def guard_command_line() -> None:
 
 
 def _say_cause_last() -> None:
-    """Let the process end with the cause of its error; the hook of before comes back with that."""
+    """Let the process end with the cause of its error; then the former hook is restored."""
     before = sys.excepthook
     if getattr(before, "func", None) is not _print_cause_last:
         sys.excepthook = functools.partial(_print_cause_last, before)
@@ -66,7 +66,7 @@ def open_bars() -> list[tqdm]:
 def check_overrides(arguments: list[str]) -> None:
     """Refuse command-line overrides that no configuration file knows.
 
-    MONAI adds an unknown ``--key`` as a new entry in silence.
+    MONAI adds an unknown ``--key`` as a new entry without a word.
 
     Args:
         arguments: the command line behind ``run``.
@@ -147,7 +147,7 @@ def monai_modules(name: str) -> list[str]:
 
 @functools.cache
 def _locator() -> ComponentLocator:
-    """Kept, for it looks through all of MONAI, which is loaded as a whole."""
+    """The answer is kept, because the search goes through all of MONAI."""
     return ComponentLocator()
 
 

@@ -21,8 +21,8 @@ def staged(root: str | Path) -> Iterator[Path]:
     """Yield an empty folder inside ``root``; on success its files replace those of ``root``.
 
     A kill before the end leaves ``root`` as it was, but for the hidden folder, which the next call
-    removes. The step that counts is one rename of that folder; a kill during the moves after it is
-    made good by the next call or by ``finish``.
+    removes. The step that counts is one rename of that folder; after a kill
+    during the moves that follow, the next call or ``finish`` completes them.
 
     Raises:
         UserError: when the disk is full, the folder not writable, or another export at work.
@@ -74,7 +74,7 @@ def new_folder(target: str | Path) -> Iterator[Path]:
 
 
 def remove_at_end(folder: Path, names: list[str]) -> None:
-    """Note files, relative to the root, that go when the staged ones come."""
+    """Note files, relative to the root, to remove when the staged ones are moved in."""
     (folder / _REMOVE).write_text("\n".join(names))
 
 

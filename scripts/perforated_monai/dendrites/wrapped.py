@@ -141,7 +141,7 @@ def count_grown_parameters(network: nn.Module) -> int:
 
 
 def refuse_other_network(network: nn.Module, state: dict[str, Tensor]) -> None:
-    """The library loads tensors of another shape in silence when all names fit."""
+    """Refuse another shape: the library loads such tensors without a word when all names fit."""
     wrong = [
         f"{name} is {tuple(state[name].shape)}, the network has {tuple(tensor.shape)}"
         for name, tensor in network.named_parameters()

@@ -20,8 +20,8 @@ class FrozenBase:
     the tracker needs (it must see a gradient through every layer before it can grow); ``hold``
     after each growth and each load; ``release`` at the end.
 
-    Normalisation with running statistics runs as in evaluation while held, so that these stay as
-    well; that of a dendrite, which is its own, trains.
+    While the base is held, its normalisation runs as in evaluation, so that running statistics stay
+    as well. The normalisation inside a dendrite is the dendrite's own, and trains.
 
     Args:
         network: the network before any layer is wrapped.

@@ -216,7 +216,7 @@ class DendriteHandler:
             self.frozen.hold(self.tracker.network)
 
     def _undo_step(self, trainer: Any) -> None:
-        """Before the first set: the tracker has seen its gradients, the base is put back."""
+        """Before the first set, put the base back: the tracker has seen its gradients."""
         if self.frozen is not None and not self.tracker.sets:
             self.frozen.restore(self.tracker.network)
             end_epoch_here(trainer)

@@ -1,6 +1,6 @@
 """``LayerChoice``: ``layers: auto`` and ``random`` in a run, made once, before the first growth.
 
-The choice waits until the tracker decides to grow, for what a layer lacks shows in a trained
+The choice waits until the tracker decides to grow, because what a layer lacks shows in a trained
 network, not in a random one. That first decision is taken back: the network as it grew is made
 plain again, which gives the best network so far; the probe ranks its layers; the chosen ones alone
 are wrapped anew; and the same score is given once more to the same state of the tracker. Choosing

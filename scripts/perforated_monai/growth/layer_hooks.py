@@ -12,7 +12,7 @@ from ..dendrites.wrapped import main_layer
 def set_dimensions_on_first_forward(module: Any) -> None:
     """Tell the library which axis holds the channels, from the layer's first real output.
 
-    A wrong value makes it print and leave with exit code 0 inside the first backward pass.
+    A wrong value makes the library print and exit with code 0 in the first backward pass.
     """
     linear = isinstance(main_layer(module), nn.Linear)
 
@@ -30,7 +30,7 @@ def keep_dtype(module: Any) -> Any:
     """Give a wrapped layer the output dtype of its main layer.
 
     Under bf16 autocast the library's float32 weights make the sum float32, and every activation
-    behind it twice as large. Returned is the hook on the main layer.
+    behind it twice as large. The hook on the main layer is returned.
     """
 
     def remember(main: nn.Module, _: Any, out: Tensor) -> None:

@@ -9,11 +9,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-_GROWS, _STAYS = "#d55e00", "#b0b0b0"  # apart in grey, too; bars of layers that stay are hatched
+# These differ in grey too; bars of layers that do not grow are hatched besides.
+_GROWS, _STAYS = "#d55e00", "#b0b0b0"
 
 
 def draw_layers(record: dict[str, Any], file: Path) -> None:
-    """Write a PNG of a record of ``where.choose_layers``: gain for each parameter, and parameters.
+    """Write a PNG of what ``ranking.choose_layers`` recorded: gain a parameter, and parameters.
 
     Args:
         record: what ``layers.json`` holds.

@@ -184,7 +184,7 @@ def _draw(layer: nn.Module, config: DendriteConfig) -> nn.Module:
 
 @contextlib.contextmanager
 def _kept(network: nn.Module) -> Iterator[None]:
-    """Train mode, as the loss expects its outputs; running statistics and mode come back."""
+    """Train mode inside, as the loss expects; mode and running statistics are restored after."""
     training = network.training
     buffers = {n: b.detach().clone() for n, b in network.named_buffers()}
     network.train()

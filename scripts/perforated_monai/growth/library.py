@@ -23,7 +23,7 @@ from ..dendrites.wrapped import unwrapped
 from ..errors import UserError
 from .sandbox import TrackerError, guard, keep_matplotlib_backend
 
-RELEASE = "3.2.9"  # another one may behave otherwise, in silence
+RELEASE = "3.2.9"  # another release may behave otherwise without saying so
 
 
 @contextlib.contextmanager
@@ -66,7 +66,7 @@ def import_library() -> tuple[Any, Any]:
 
 
 def apply_settings(pc: Any, config: DendriteConfig, layers: list[str], network: nn.Module) -> None:
-    """Set every setting that matters and read it back: unknown setters are ignored in silence."""
+    """Set every setting that matters and read it back: unknown names are accepted and ignored."""
     device = next(network.parameters()).device
     settings = {
         "device": device,
@@ -141,8 +141,8 @@ def _identity(x: Tensor) -> Tensor:
 def dendrite_maker(config: DendriteConfig) -> Any:
     """The library's hook for making a dendrite from its layer.
 
-    It is called twice a dendrite: with the template, then with the product, whose weights the
-    library has overwritten by N(0, scale²). What the second call returns is used.
+    The library calls it twice for each dendrite: first with the template, then with the product,
+    whose weights it has overwritten by N(0, scale²). It uses what the second call returns.
     """
     kind = config.dendrite
 

@@ -1,4 +1,4 @@
-"""MONAI's ``MetaTensor`` at a network's door: plain tensors inside, its metadata outside."""
+"""Plain tensors inside a network that is called with MONAI's ``MetaTensor``."""
 
 from __future__ import annotations
 

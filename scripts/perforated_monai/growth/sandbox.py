@@ -14,12 +14,12 @@ from typing import Any
 
 
 class TrackerError(RuntimeError):
-    """perforatedai wanted its debugger, a key press or to leave; the run stops instead."""
+    """perforatedai asked for a debugger, a key press or the exit; the run stops instead."""
 
 
 @contextlib.contextmanager
 def guard(verbose: bool) -> Iterator[None]:
-    """Around each library call: no debugger, no key press, no exit, no print, no stdin."""
+    """Run a call of the library without debugger, key press, exit, print or stdin."""
     saved = (pdb.set_trace, builtins.input, sys.stdin)
     said = io.StringIO()
 

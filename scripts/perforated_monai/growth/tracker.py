@@ -324,7 +324,7 @@ class Tracker:
             tracker.reset_module_vector(self.network, False)
         tracker.member_vars.update(state["members"])
         self.best, self.calls = state["best"], state["calls"]
-        self.draw_rule = state.get("draw_rule", 1)  # a run of before the rule was written
+        self.draw_rule = state.get("draw_rule", 1)  # a run that began before the rule was written
 
     def load_network(self, network_state: dict[str, Tensor]) -> None:
         """Give the network the structure and weights of a grown state dict, strictly.

@@ -99,7 +99,7 @@ def load_trained(run: str | Path) -> Trained:
     config = folder.provenance().config
     best = folder.checkpoints.load_best()
     if best is None:
-        msg = f"{run} never reached a validation: it has no checkpoints/best.pt. Train on."
+        msg = f"{run} never reached a validation: it has no checkpoints/best.pt. Train longer."
         raise UserError(msg)
     definition = definition_key(config)
     base = base_spec(network_definition(config, definition))

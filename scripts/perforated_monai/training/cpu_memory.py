@@ -22,7 +22,8 @@ def keep_freed_memory() -> bool:
     peak of memory until it ends.
 
     Returns:
-        whether it was set: not outside glibc, nor where the user set one of its variables.
+        whether it was set. It is not outside glibc, nor where the user has set one of its
+        variables.
     """
     if not sys.platform.startswith("linux") or any(name in os.environ for name in _VARIABLES):
         return False

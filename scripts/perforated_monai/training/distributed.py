@@ -52,7 +52,7 @@ def start(backend: str = "nccl", timeout: float = 600.0) -> None:
     place = device(backend)
     if place.type == "cuda":
         torch.cuda.set_device(place)
-    # Decisions travel over gloo also beside nccl: it notices a dead peer at once, and needs no GPU.
+    # Decisions travel over gloo beside nccl too: it notices a dead peer at once, and needs no GPU.
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if backend == "nccl" else "gloo",
         timeout=datetime.timedelta(seconds=float(timeout)),
@@ -147,7 +147,7 @@ def shard(dataset: Sized) -> list[int]:
             other ranks would wait for its metric.
     """
     if len(dataset) < world():
-        msg = f"{world()} processes for {len(dataset)} validation cases: start at most so many."
+        msg = f"{world()} processes for {len(dataset)} validation cases: start no more than these."
         raise UserError(msg)
     return list(range(rank(), len(dataset), world()))
 
@@ -180,9 +180,10 @@ def shared_store() -> dist.Store:
 
 
 def explain(error: BaseException) -> BaseException:
-    """What this rank should raise: its own error, told to the others, or the one a peer has told.
+    """The error that this rank should raise: its own, or the one that a peer has reported.
 
-    A rank whose peer is gone only sees a closed connection.
+    A rank tells the others of its own error. A rank whose peer is gone only sees a closed
+    connection, so it raises what that peer has told.
     """
     if world() == 1 or not isinstance(error, Exception):
         return error

@@ -51,7 +51,7 @@ class History:
         return self.path.stat().st_size if self.path.exists() else 0
 
     def cut(self, size: int) -> None:
-        """Forget everything behind ``size`` bytes: what a killed run wrote after its checkpoint."""
+        """Cut the file to ``size`` bytes: a killed run may have written after its checkpoint."""
         self._pending = []
         if self.size() > size:
             os.truncate(self.path, size)

@@ -49,8 +49,9 @@ class OptimizerRefresh:
     def __call__(self, trainable: Iterable[tuple[str, nn.Parameter]], restart: bool = True) -> None:
         """Fill the optimizer with ``trainable`` and forget all moments.
 
-        A copy's parameters join the groups of the layer's own, those of another dendrite the groups
-        of the layer's weight and bias; the weights of the dendritic sum join its first group.
+        The parameters of a copy join the groups of the layer's own parameters. Those of another
+        kind of dendrite join the groups of the layer's weight and bias. The weights of the
+        dendritic sum join the layer's first group.
 
         Args:
             trainable: every parameter to train, with its name in the grown network.
@@ -104,7 +105,7 @@ def assert_complete(
 
 
 def refuse_other_parameters(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Refuse what growth would change in silence: it refills the optimizer from the network.
+    """Refuse an optimizer that growth would change unasked: growth refills it from the network.
 
     Raises:
         UserError: when the optimizer holds parameters that are not the network's, or leaves out

@@ -23,7 +23,7 @@ _NO_RESULT = {
     "progress",
     "cache_dir",
     "process_group_timeout",
-    # How RunHandler is told of the configuration, not a part of what it says.
+    # Tells RunHandler where the configuration is; it is no part of what the configuration says.
     "run_config",
     # Written by MONAI for --tracking; the first holds the time of the start.
     "save_execute_config",
@@ -124,7 +124,7 @@ def refuse_other_config(file: Path, config: dict[str, Any]) -> None:
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    """As JSON has it; an object that a program put into the parser becomes its type's name."""
+    """A value as JSON has it; an object that a program put there becomes its type's name."""
     return json.loads(json.dumps(config, default=lambda value: type(value).__name__))
 
 

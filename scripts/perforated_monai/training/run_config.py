@@ -15,8 +15,8 @@ def merged_config() -> dict[str, Any]:
     """What a configuration file gives ``RunHandler`` as ``run_config``: all that was merged.
 
     MONAI 1.6 hands neither its parser nor the whole configuration to an expression, and a macro of
-    the root would contain itself. An expression is evaluated below its own parser, though, so this
-    one finds it; where it does not, it says so.
+    the root would contain itself. But while an expression is evaluated, its parser stands further
+    up the stack. This function looks there, and refuses where it sees none.
 
     Raises:
         UserError: outside of a configuration.
@@ -35,7 +35,7 @@ def config_of_caller() -> dict[str, Any]:
     """The configuration that is being instantiated further up the stack, or ``{}``.
 
     It holds the files and all overrides, references unresolved: the text that would run the same
-    again. ``RunHandler`` asks here where a configuration of before ``run_config`` names none.
+    again. ``RunHandler`` asks here when a configuration gives it no ``run_config``.
     """
     frame: FrameType | None = inspect.currentframe()
     while frame is not None:

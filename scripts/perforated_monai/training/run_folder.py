@@ -16,7 +16,7 @@ from .provenance import Provenance
 class RunFolder:
     """The folder of one run: what lies in it, who may write to it, and how it is read.
 
-    Nothing is made by looking; ``take`` makes the folder and locks it for one process.
+    Reading makes nothing; ``take`` makes the folder and locks it for one process.
 
     Args:
         path: the run's ``output_dir``.

@@ -24,8 +24,8 @@ def seed_everything(seed: int, epoch: int, rank: int = 0) -> None:
 def seed_of_draw(seed: int, number: int, rule: int = DRAW_RULE) -> int:
     """Seed of the dendrites that a run draws at its ``number``-th chance.
 
-    Rule 1 is Python's hash of the pair, a detail of CPython. It stays for runs that began under it
-    alone: they would draw other dendrites after a resume than without one.
+    Rule 1 is Python's hash of the pair, a detail of CPython. It stays only for runs that
+    began under it, because they would draw other dendrites after a resume than without one.
 
     Args:
         seed: of the run.
@@ -39,7 +39,7 @@ def seed_of_draw(seed: int, number: int, rule: int = DRAW_RULE) -> int:
 
 @contextlib.contextmanager
 def own_random_numbers(network: nn.Module, seed: int) -> Iterator[None]:
-    """Torch draws from ``seed`` inside; data order, augmentation and dropout do not notice."""
+    """Let torch draw from ``seed`` inside; order, augmentation and dropout draw as without it."""
     devices = {p.device.index for p in network.parameters() if p.device.type == "cuda"}
     with torch.random.fork_rng(devices=sorted(i for i in devices if i is not None)):
         torch.manual_seed(seed)

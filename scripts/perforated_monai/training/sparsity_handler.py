@@ -25,7 +25,7 @@ class SparsityHandler:
         weight * max(0, expected open share of operations - target of this epoch)
         + gate_weight * share of operations that the gates let through
 
-    where the target goes from 1 to ``1 - sparsity`` in a straight line over ``ramp_epochs``. Behind
+    where the target goes from 1 to ``1 - sparsity`` in a straight line over ``ramp_epochs``. After
     ``settle_epochs`` the masks are no longer drawn: training then sees the network that is scored
     and exported. Everything follows from the epoch, so a killed run goes on exactly.
 
@@ -118,12 +118,12 @@ class SparsityHandler:
         if config is None or config.kind == "copy":
             return
         inner = [f"{name}.{part}" for name, _ in self.network.blocks() for part in INNER]
-        found = [name for name, _ in wrapped_modules(self.network) if name in inner]
-        if found:
+        refused = [name for name, _ in wrapped_modules(self.network) if name in inner]
+        if refused:
             patterns = ", ".join(f"*.{part}" for part in INNER)
             msg = (
-                f"Dendrites of kind {config.kind} on {', '.join(found[:3])} cannot be folded with "
-                f"masked branches. Set dendrites::kind copy, or exclude [{patterns}]."
+                f"Dendrites of kind {config.kind} on {', '.join(refused[:3])} cannot be folded "
+                f"with masked branches. Set dendrites::kind copy, or exclude [{patterns}]."
             )
             raise UserError(msg)
 

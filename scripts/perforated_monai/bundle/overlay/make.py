@@ -110,7 +110,7 @@ def _start(folder: Path, config: TrainConfig, choices: Choices) -> tuple[str | N
     if choices.freeze_base:
         msg = (
             f"freeze_base keeps the weights that growth starts from; {folder} has no {_WEIGHTS} "
-            "that is sure to be them. Name them with --weights FILE."
+            "that is known to be them. Name them with --weights FILE."
         )
         raise UserError(msg)
     if loads_weights(config) and not choices.from_scratch:

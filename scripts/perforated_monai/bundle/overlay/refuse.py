@@ -63,7 +63,7 @@ def refuse_a_network_of_objects(config: TrainConfig, parts: Parts) -> None:
         if isinstance(value, dict) and "_target_" in value:
             msg = (
                 f"{parts.network_def} takes an object for {name} ({value['_target_']}); a network "
-                "is rebuilt from plain values at export. Give a network without."
+                "is rebuilt from plain values at export. Use a network without it."
             )
             raise UserError(msg)
         if isinstance(value, (dict, list)):

@@ -1,4 +1,4 @@
-"""A bundle in use by a training of an overlay: its files are the same afterwards, or named."""
+"""While an overlay trains, its bundle is watched: files that changed are named at the end."""
 
 from __future__ import annotations
 

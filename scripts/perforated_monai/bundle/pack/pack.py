@@ -41,7 +41,7 @@ class Packed:
 def pack_bundle(
     bundle: str | Path, out: str | Path, url_base: str = "", formats: Sequence[str] = ()
 ) -> Packed:
-    """Write a bundle and this package into one zip, which verifies and whose bytes are repeatable.
+    """Write a bundle and this package into one zip that ``verify`` accepts; the bytes repeat.
 
     Args:
         bundle: bundle folder.

@@ -1,4 +1,4 @@
-"""``verify``: a zip or folder judged stage by stage; what is unsafe to read on with ends it."""
+"""``verify``: a zip or folder judged stage by stage; a stage that finds it unsafe is the last."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _judge_folder(root: Path) -> Verdict:
 
 
 def _refuse_own_folder(root: Path, code: Path) -> None:
-    """A bundle that is judged by the package inside it has run already: `python -m` looks here."""
+    """Refuse a bundle that is judged by the package inside it; `python -m` looks here first."""
     if root in code.parents:
         msg = f"{root} holds the code that would judge it. Run verify from another folder."
         raise UserError(msg)

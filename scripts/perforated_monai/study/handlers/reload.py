@@ -25,7 +25,7 @@ def best_network(network: nn.Module, run: str | Path) -> nn.Module:
     """
     best = RunFolder(run).checkpoints.load_best()
     if best is None:
-        msg = f"{run} never reached a validation: it has no checkpoints/best.pt. Train on."
+        msg = f"{run} never reached a validation: it has no checkpoints/best.pt. Train longer."
         raise UserError(msg)
     growth = best["growth"]
     if growth is None:
