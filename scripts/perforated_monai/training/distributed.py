@@ -147,7 +147,7 @@ def shard(dataset: Sized) -> list[int]:
             other ranks would wait for its metric.
     """
     if len(dataset) < world():
-        msg = f"{world()} processes for {len(dataset)} validation cases: start no more than these."
+        msg = f"{world()} processes for {len(dataset)} validation cases: start one a case at most."
         raise UserError(msg)
     return list(range(rank(), len(dataset), world()))
 

@@ -32,7 +32,7 @@ def bundle_files(bundle: BundleFiles) -> Iterator[Broken]:
             yield Broken(f"no {file}", "Add it")
 
 
-@rule("whole-export", "must not be in the midst of an export")
+@rule("whole-export", "must not hold a half-finished export")
 def whole_export(bundle: BundleFiles) -> Iterator[Broken]:
     if interrupted(bundle.root):
         yield Broken("one that was killed while it moved its files", "Run the export again")

@@ -108,7 +108,7 @@ def zip_kinds(archive: Archive) -> Iterator[Broken]:
             yield Broken(f"compression {entry.compress_type}", "Refused", entry.orig_filename)
 
 
-@rule("zip-twice", "must have a name of its own, also where case does not count")
+@rule("zip-twice", "must have a name of its own, also where upper and lower case are equal")
 def zip_twice(archive: Archive) -> Iterator[Broken]:
     files = [n for e, n in zip(archive.entries, archive.names, strict=True) if not e.is_dir()]
     for name, other in clashes(files):

@@ -118,7 +118,9 @@ def file_names(bundle: Unpacked) -> Iterator[Broken]:
         if reason := unsafe(path):
             yield Broken(reason, "Rename it", repr(path))
     for path, other in clashes(bundle.sizes):
-        yield Broken(f"the same as {other!r} where case does not count", "Rename it", path)
+        yield Broken(
+            f"the same as {other!r} where upper and lower case are equal", "Rename it", path
+        )
 
 
 @rule("file-sizes", "must not be larger than a bundle needs")
