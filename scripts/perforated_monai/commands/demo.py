@@ -157,11 +157,11 @@ def copy_bundle(out: Path) -> Path:
 
 def _train(out: Path, name: str, overlays: list[str], settings: dict[str, Any]) -> Events:
     """One training -> its history."""
-    data, run = out / "phantoms", out / "runs" / name
-    paths = {"dataset_dir": data, "manifest": data / "manifest.json", "output_dir": run}
+    data, folder = out / "phantoms", out / "runs" / name
+    paths = {"dataset_dir": data, "manifest": data / "manifest.json", "output_dir": folder}
     configs = ["train.json", "compressed.yaml", *overlays]
     run_bundle(out, name, configs, {**paths, **SETTINGS, **settings})
-    return RunFolder(run).history()
+    return RunFolder(folder).history()
 
 
 def run_bundle(out: Path, name: str, configs: list[str], settings: dict[str, Any]) -> None:

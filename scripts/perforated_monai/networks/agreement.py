@@ -62,10 +62,10 @@ def exclusive_labels(inference: Mapping[str, Any]) -> bool:
     return not discrete or any(bool(s.get("argmax")) for s in discrete)
 
 
-def measure(runs: Mapping[str, Run], x: Tensor, rounds: int = 5) -> dict[str, dict[str, Any]]:
+def measure(runs: Mapping[str, Run], x: Tensor) -> dict[str, dict[str, Any]]:
     """Milliseconds a patch (median and quartiles) and peak MiB of each run on one batch."""
     with torch.no_grad():
-        times = time_patches(runs, x, rounds)
+        times = time_patches(runs, x, rounds=5)
         memory = {name: peak_memory(run, x) for name, run in runs.items()}
     return {n: {"ms_per_patch": times[n], "peak_memory_mib": memory[n]} for n in runs}
 

@@ -153,8 +153,8 @@ class StudyRunner:
         return trial.arm not in DEPENDENT or self._done(trial.leader)
 
     def _attempt(self, trial: Trial) -> None:
-        run = self.places.run(trial)
-        run.mkdir(parents=True, exist_ok=True)
+        folder = self.places.run(trial)
+        folder.mkdir(parents=True, exist_ok=True)
         self.places.kept(trial).mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.places.kept(trial) / ".lock")
         try:
@@ -197,23 +197,23 @@ class StudyRunner:
         return Leader.of(history, measured.sets, measured.parameters, measured.flops)
 
     def _process(self, trial: Trial, content: dict[str, Any]) -> tuple[int, str]:
-        run = self.places.run(trial)
-        file = run / "trial.json"
+        folder = self.places.run(trial)
+        file = folder / "trial.json"
         write_json(file, content)
         shutil.copyfile(file, self.places.kept(trial) / "trial.json")
-        if RunFolder(run).finished:
-            file = run / "only_test.json"
+        if RunFolder(folder).finished:
+            file = folder / "only_test.json"
             write_json(file, only_test(content))
         words = command(self.study, trial, self.places, file)
         with self._mutex:
             if self._stop.is_set():
                 return 1, "stopped"
-            child = start(words, run / "log.txt", self.workers)
+            child = start(words, folder / "log.txt", self.workers)
             self._children[trial] = child
         code = child.wait()
         with self._mutex:
             del self._children[trial]
-        return code, last_line(run / "log.txt", code)
+        return code, last_line(folder / "log.txt", code)
 
     def _fail(self, trial: Trial, reason: str) -> None:
         self._tried[trial] = reason

@@ -124,25 +124,27 @@ class Sweeper:
         return self._train(asked, trial, values)
 
     def _train(self, asked: optuna.Trial, trial: Trial, values: dict[str, Any]) -> float:
-        run = self.places.run(trial)
-        for folder in (run, self.places.kept(trial)):
-            folder.mkdir(parents=True, exist_ok=True)
+        folder = self.places.run(trial)
+        for made in (folder, self.places.kept(trial)):
+            made.mkdir(parents=True, exist_ok=True)
         choice = as_choice(values, self.study.growth)
         content = overlay(self.study, trial, self.places, None, choice)
-        file = run / "trial.json"
+        file = folder / "trial.json"
         write_json(file, content)
         write_json(self.places.kept(trial) / "trial.json", content)
         write_json(self.places.kept(trial) / trial_folder.CHOSEN, values)
-        if RunFolder(run).finished:
-            file = run / "only_test.json"
+        if RunFolder(folder).finished:
+            file = folder / "only_test.json"
             write_json(file, only_test(content))
         meter = EnergyMeter()
-        child = start(command(self.study, trial, self.places, file), run / "log.txt", self.workers)
+        child = start(
+            command(self.study, trial, self.places, file), folder / "log.txt", self.workers
+        )
         while child.poll() is None:
             self._watch(asked, trial, child)
             time.sleep(_POLL)
         if child.returncode != 0:
-            reason = last_line(run / "log.txt", child.returncode)
+            reason = last_line(folder / "log.txt", child.returncode)
             asked.set_user_attr("reason", reason)
             trial_folder.keep_failure(self.study, trial, self.places, reason)
             raise _FailedError(reason)

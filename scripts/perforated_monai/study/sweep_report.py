@@ -76,11 +76,11 @@ def _shown(row: TrialRow, names: list[str]) -> list[str]:
     return [f"{v:.3g}" if isinstance(v, float) else str(v) for v in values]
 
 
-def pictures(study: Study, places: Places, storage: str = "") -> list[tuple[str, Figure]]:
+def pictures(study: Study, places: Places) -> list[tuple[str, Figure]]:
     """Title and figure of each plot that the finished trials allow."""
-    if not storage and not (places.results / "sweep.db").exists():
+    if not (places.results / "sweep.db").exists():
         return []
-    search = open_sweep(study, places, storage)
+    search = open_sweep(study, places, "")
     done = [t for t in search.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
     if not done:
         return []

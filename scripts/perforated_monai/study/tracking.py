@@ -62,12 +62,12 @@ def mlflow_handler(experiment: str, folder: str, validation: bool = False) -> An
     """
     from monai.handlers import MLFlowHandler, from_engine
 
-    run = Path(folder).resolve()
-    run.mkdir(parents=True, exist_ok=True)
+    place = Path(folder).resolve()
+    place.mkdir(parents=True, exist_ok=True)
     return MLFlowHandler(
-        tracking_uri=f"sqlite:///{run / 'mlruns.db'}",
+        tracking_uri=f"sqlite:///{place / 'mlruns.db'}",
         experiment_name=experiment,
-        run_name=run.name,
+        run_name=place.name,
         iteration_log=not validation,
         output_transform=from_engine("loss", first=True),
         close_on_complete=not validation,

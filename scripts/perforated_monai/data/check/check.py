@@ -19,7 +19,7 @@ from . import dataset_rules as dataset
 from . import header_rules as header
 from . import voxel_rules as voxel
 from .facts import Facts
-from .volume import MAX_VOXELS, Volume, read_volume
+from .volume import Volume, read_volume
 
 READ = ("headers", "labels", "all")
 
@@ -87,7 +87,6 @@ def check_dataset(
     read: str = "all",
     workers: int | None = None,
     pictures: Collection[str] | int = 0,
-    max_voxels: int = MAX_VOXELS,
     progress: bool = False,
 ) -> Audit:
     """List everything that is wrong with a dataset in MSD layout.
@@ -101,7 +100,6 @@ def check_dataset(
             "all" every file.
         workers: threads; None is one a core, up to 8.
         pictures: number of cases whose middle slices are kept.
-        max_voxels: a volume announcing more is an error and not read.
         progress: show a bar on a terminal.
 
     Raises:
@@ -113,7 +111,7 @@ def check_dataset(
     if cases is None:
         apart = set() if any(present(root, manifest, manifest.test)) else set(manifest.test)
         cases = sorted(set(manifest.cases) - apart)
-    facts = Facts(root, manifest, listed, cases, max_voxels=max_voxels)
+    facts = Facts(root, manifest, listed, cases)
     paired = [case for case in cases if listed.issuperset(manifest.files(case))]
     if isinstance(pictures, int):
         pictures = set(paired[:: max(1, -(-len(paired) // pictures))] if pictures else [])
@@ -151,10 +149,10 @@ def _check_pairs(
 
     def read_pair(case: str) -> tuple[Volume, Volume]:
         image, label = facts.manifest.files(case)
-        rest = (facts.max_voxels, case in pictures)
+        picture = case in pictures
         return (
-            read_volume(facts.root, image, False, read == "all", *rest),
-            read_volume(facts.root, label, True, read != "headers", *rest),
+            read_volume(facts.root, image, False, read == "all", picture),
+            read_volume(facts.root, label, True, read != "headers", picture),
         )
 
     workers = workers or min(8, os.cpu_count() or 1)

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..manifest import Manifest
-from .volume import MAX_VOXELS, Volume
+from .volume import Volume
 
 
 @dataclass
 class Facts:
-    """The manifest, the limits, and what was read of the cases.
+    """The manifest, and what was read of the cases.
 
     Attributes:
         root: dataset folder, resolved.
@@ -19,7 +19,6 @@ class Facts:
         listed: every volume in the manifest's folders, relative to the root.
         cases: the ids that are checked.
         pairs: id -> image and label of the cases that have both.
-        max_voxels: see `read_volume`.
     """
 
     root: Path
@@ -27,7 +26,6 @@ class Facts:
     listed: set[str]
     cases: list[str]
     pairs: dict[str, tuple[Volume, Volume]] = field(default_factory=dict)
-    max_voxels: int = MAX_VOXELS
 
     @property
     def part_of(self) -> dict[str, str]:

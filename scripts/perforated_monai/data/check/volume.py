@@ -113,7 +113,6 @@ def read_volume(
     file: str,
     is_label: bool = False,
     voxels: bool = True,
-    max_voxels: int = MAX_VOXELS,
     picture: bool = False,
 ) -> Volume:
     """Read a file's header and, with `voxels`, the file to its end; nothing raises but a bug.
@@ -125,7 +124,6 @@ def read_volume(
         file: path relative to it.
         is_label: collect the distinct values.
         voxels: read to the end, where gzip keeps its checksum.
-        max_voxels: larger volumes are not read.
         picture: keep the middle axial slice.
     """
     volume = Volume(file, is_label)
@@ -135,7 +133,7 @@ def read_volume(
         with path.open("rb") as raw:
             stream = _unpacked(volume, raw)
             head = _read_header(volume, stream)
-            _expect_room(volume, max_voxels)
+            _expect_room(volume)
             if voxels:
                 volume.content = _read_voxels(volume, stream, head, picture)
                 volume.content.crc32 = _crc32(raw)
@@ -213,14 +211,14 @@ def _offset(raw: Any, header_size: int) -> int:
     return int(offset) or header_size + 4
 
 
-def _expect_room(volume: Volume, max_voxels: int) -> None:
+def _expect_room(volume: Volume) -> None:
     """Refuse from the header what cannot be read or must not be, before anything is."""
     count = math.prod(volume.shape)
     if min(volume.shape) < 1:
         raise Unreadable("dimensions", volume.shape)
     if volume.dtype.kind not in "iuf":
         raise Unreadable("datatype", volume.dtype)
-    if count > max_voxels:
+    if count > MAX_VOXELS:
         raise Unreadable("voxel-budget", f"{' x '.join(map(str, volume.shape))} voxels")
     most = volume.size * DEFLATE_RATIO if volume.packed else volume.size
     if most < volume.bytes_expected:

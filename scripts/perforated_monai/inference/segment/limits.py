@@ -62,6 +62,9 @@ TOLERANCE = 1.5
 def measure_ranges(files: Iterable[str | Path]) -> dict[str, Any]:
     """Lowest and highest extent and spacing, in mm, of volumes; the value of ``training_ranges``.
 
+    No command writes it, for only the bundle's author knows which volumes the network was trained
+    on: call this on them and put the result under ``segment::training_ranges`` in metadata.json.
+
     Axes are the volume's own, named by the closest patient axis: left-right, posterior-anterior,
     inferior-superior. ``tolerance`` is the factor by which a volume may lie beyond: augmentation
     scales by 15 %, and patients differ more than a few hundred of them.
