@@ -14,18 +14,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-import torch
-import yaml
 from monai.bundle import ConfigWorkflow
-from monai.networks import nets
 
+from helpers.foreign_parts import (
+    FROM_ENGINE,
+    crop,
+    dice_metric,
+    inference_config,
+    save_volume,
+    scaled,
+    softmax,
+    train_config,
+    write_bundle,
+)
 from helpers.harness import CPU, history, initialised
 from perforated_monai.bundle.overlay.make import Choices, make_overlay
 
-FROM_ENGINE = "$monai.handlers.from_engine"
-DEVICE = "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')"
 UNET = {
     "_target_": "UNet",
     "spatial_dims": 3,
@@ -76,8 +81,8 @@ def write_cases(
         for channel in range(channels):
             scaled = image * (1 + channel) * 30
             name = f"case_{case}" + (f"_{channel}" if channels > 1 else "")
-            _save(folder / "imagesTr" / f"{name}.nii.gz", scaled.astype("f4"))
-        _save(folder / "labelsTr" / f"case_{case}.nii.gz", label)
+            save_volume(folder / "imagesTr" / f"{name}.nii.gz", scaled.astype("f4"))
+        save_volume(folder / "labelsTr" / f"case_{case}.nii.gz", label)
     return folder
 
 
@@ -87,13 +92,17 @@ def spleen(folder: Path, **changes: Any) -> Path:
         {"_target_": "LoadImaged", "keys": ["image", "label"]},
         {"_target_": "EnsureChannelFirstd", "keys": ["image", "label"]},
         {"_target_": "Orientationd", "keys": ["image", "label"], "axcodes": "RAS"},
-        _scaled(),
+        scaled(),
         {"_target_": "EnsureTyped", "keys": ["image", "label"]},
     ]
-    train = _train(before, [_crop(16, 16, 16)], _softmax(2), UNET)
+    train = train_config(before, [crop(16, 16, 16)], softmax(2), UNET)
     train["optimizer"] |= {"_target_": "Novograd", "lr": 0.02}
-    return _write(
-        folder, train | changes, _inference(before, UNET, roi=(16, 16, 16)), UNET, size=(16, 16, 16)
+    return write_bundle(
+        folder,
+        train | changes,
+        inference_config(before, UNET, roi=(16, 16, 16)),
+        UNET,
+        size=(16, 16, 16),
     )
 
 
@@ -128,7 +137,7 @@ def brats(folder: Path, **changes: Any) -> Path:
         {"_target_": "Activationsd", "keys": "pred", "sigmoid": True},
         {"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.5},
     ]
-    train = _train([load, regions, floats, normalise], [crop, flip], sigmoid, network)
+    train = train_config([load, regions, floats, normalise], [crop, flip], sigmoid, network)
     train["loss"] = {"_target_": "DiceLoss", "squared_pred": True, "sigmoid": True}
     train["learning_rate"], train["epochs"] = 0.02, 3
     train["train"]["trainer"] |= {"max_epochs": "@epochs"}
@@ -148,7 +157,7 @@ def brats(folder: Path, **changes: Any) -> Path:
     train["validate"]["postprocessing"] = {"_target_": "Compose", "transforms": [*sigmoid, split]}
     metrics = {"val_mean_dice": ("pred", "label")}
     metrics |= {f"val_mean_dice_{r}": (f"pred_{r}", f"label_{r}") for r in ("tc", "wt", "et")}
-    dice = {name: _dice(*keys, background=True) for name, keys in metrics.items()}
+    dice = {name: dice_metric(*keys, background=True) for name, keys in metrics.items()}
     train["validate"]["key_metric"] = {"val_mean_dice": dice.pop("val_mean_dice")}
     train["validate"]["additional_metrics"] = dice
     train["datalist"] = "$@bundle_root + '/configs/datalist.json'"
@@ -157,9 +166,9 @@ def brats(folder: Path, **changes: Any) -> Path:
             f"$monai.data.load_decathlon_datalist(@datalist, data_list_key='{key}', "
             "base_dir=@dataset_dir)"
         )
-    inference = _inference([load, normalise], network, roi=(16, 16, 16), after=sigmoid)
+    inference = inference_config([load, normalise], network, roi=(16, 16, 16), after=sigmoid)
     inference["postprocessing"]["transforms"].insert(3, _brats_labels())
-    _write(folder, train | changes, inference, network, size=(16, 16, 16))
+    write_bundle(folder, train | changes, inference, network, size=(16, 16, 16))
     (folder / "configs" / "datalist.json").write_text(json.dumps(_brats_cases()))
     return folder
 
@@ -175,7 +184,7 @@ def prostate(folder: Path, **changes: Any) -> Path:
         {"_target_": "NormalizeIntensityd", "keys": "image"},
         {"_target_": "EnsureTyped", "keys": ["image", "label"]},
     ]
-    train = _train(before, [_crop(16, 16, 16)], _softmax(2), network)
+    train = train_config(before, [crop(16, 16, 16)], softmax(2), network)
     train["optimizer"] |= {
         "_target_": "monai.optimizers.Novograd",
         "lr": 0.02,
@@ -194,8 +203,8 @@ def prostate(folder: Path, **changes: Any) -> Path:
         "output_transform": f"{FROM_ENGINE}(['pred', 'label'])",
     }
     train["validate"]["additional_metrics"] = {"val_hausdorff": hausdorff}
-    inference = _inference(before, network, roi=(16, 16, 16))
-    _write(folder, train | changes, inference, network, size=(16, 16, 16), suffix=".yaml")
+    inference = inference_config(before, network, roi=(16, 16, 16))
+    write_bundle(folder, train | changes, inference, network, size=(16, 16, 16), suffix=".yaml")
     (folder / "scripts").mkdir()
     (folder / "scripts" / "__init__.py").touch()
     (folder / "scripts" / "brightness.py").write_text(OWN_CODE)
@@ -218,18 +227,18 @@ def swin(folder: Path, **changes: Any) -> Path:
     before = [
         {"_target_": "LoadImaged", "keys": ["image", "label"]},
         {"_target_": "EnsureChannelFirstd", "keys": ["image", "label"]},
-        _scaled(),
+        scaled(),
         {
             "_target_": "SpatialPadd",
             "keys": ["image", "label"],
             "spatial_size": [64, 32, 32],
         },
     ]
-    train = _train(before, [_crop(64, 32, 32)], _softmax(2), network)
+    train = train_config(before, [crop(64, 32, 32)], softmax(2), network)
     train["validate"]["inferer"]["roi_size"] = [64, 32, 32]
     train["optimizer"]["lr"] = 0.002
-    inference = _inference(before, network | {"use_checkpoint": False}, roi=(64, 32, 32))
-    return _write(folder, train | changes, inference, network, size=(64, 32, 32))
+    inference = inference_config(before, network | {"use_checkpoint": False}, roi=(64, 32, 32))
+    return write_bundle(folder, train | changes, inference, network, size=(64, 32, 32))
 
 
 def train_with_overlay(
@@ -264,326 +273,6 @@ def tree_hash(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-# -- parts of the configs --------------------------------------------------------------------
-
-
-def _train(
-    before: Sequence[Any], random: Sequence[Any], after: Sequence[Any], network: dict[str, Any]
-) -> dict[str, Any]:
-    log = {"_target_": "TensorBoardStatsHandler", "log_dir": "@output_dir"}
-    loss = {"tag_name": "train_loss", "output_transform": f"{FROM_ENGINE}(['loss'], first=True)"}
-    return {
-        "imports": ["$import glob", "$import os"],
-        "bundle_root": ".",
-        "ckpt_dir": "$@bundle_root + '/models'",
-        "output_dir": "$@bundle_root + '/eval'",
-        "dataset_dir": "/workspace/data/Task09_Spleen",
-        "images": "$list(sorted(glob.glob(@dataset_dir + '/imagesTr/*.nii.gz')))",
-        "labels": "$list(sorted(glob.glob(@dataset_dir + '/labelsTr/*.nii.gz')))",
-        "val_interval": 1,
-        "device": DEVICE,
-        "network_def": dict(network),
-        "network": "$@network_def.to(@device)",
-        "loss": {"_target_": "DiceCELoss", "to_onehot_y": True, "softmax": True, "batch": True},
-        "optimizer": {
-            "_target_": "torch.optim.Adam",
-            "params": "$@network.parameters()",
-            "lr": 0.01,
-        },
-        "train": {
-            "deterministic_transforms": list(before),
-            "random_transforms": list(random),
-            "preprocessing": {
-                "_target_": "Compose",
-                "transforms": "$@train#deterministic_transforms + @train#random_transforms",
-            },
-            "dataset": {
-                "_target_": "CacheDataset",
-                "data": "$[{'image': i, 'label': l} for i, l in zip(@images[:-2], @labels[:-2])]",
-                "transform": "@train#preprocessing",
-            },
-            "dataloader": {
-                "_target_": "DataLoader",
-                "dataset": "@train#dataset",
-                "batch_size": 1,
-                "shuffle": True,
-                "num_workers": 0,
-            },
-            "inferer": {"_target_": "SimpleInferer"},
-            "postprocessing": {"_target_": "Compose", "transforms": list(after)},
-            "handlers": [
-                {
-                    "_target_": "ValidationHandler",
-                    "validator": "@validate#evaluator",
-                    "epoch_level": True,
-                    "interval": "@val_interval",
-                },
-                {"_target_": "StatsHandler", **loss},
-                {**log, **loss},
-            ],
-            "key_metric": {"train_mean_dice": _dice()},
-            "trainer": {
-                "_target_": "SupervisedTrainer",
-                "max_epochs": 300,
-                "device": "@device",
-                "train_data_loader": "@train#dataloader",
-                "network": "@network",
-                "loss_function": "@loss",
-                "optimizer": "@optimizer",
-                "inferer": "@train#inferer",
-                "postprocessing": "@train#postprocessing",
-                "key_train_metric": "@train#key_metric",
-                "train_handlers": "@train#handlers",
-                "amp": True,
-            },
-        },
-        "validate": {
-            "preprocessing": {
-                "_target_": "Compose",
-                "transforms": "%train#deterministic_transforms",
-            },
-            "dataset": {
-                "_target_": "CacheDataset",
-                "data": "$[{'image': i, 'label': l} for i, l in zip(@images[-2:], @labels[-2:])]",
-                "transform": "@validate#preprocessing",
-            },
-            "dataloader": {
-                "_target_": "DataLoader",
-                "dataset": "@validate#dataset",
-                "batch_size": 1,
-                "num_workers": 0,
-            },
-            "inferer": {
-                "_target_": "SlidingWindowInferer",
-                "roi_size": [16, 16, 16],
-                "sw_batch_size": 4,
-                "overlap": 0.25,
-            },
-            "postprocessing": "%train#postprocessing",
-            "handlers": [
-                {"_target_": "StatsHandler", "iteration_log": False},
-                {**log, "iteration_log": False},
-                {
-                    "_target_": "CheckpointSaver",
-                    "save_dir": "@ckpt_dir",
-                    "save_dict": {"model": "@network"},
-                    "save_key_metric": True,
-                    "key_metric_filename": "model.pt",
-                },
-            ],
-            "key_metric": {"val_mean_dice": _dice()},
-            "additional_metrics": {
-                "val_accuracy": {
-                    "_target_": "ignite.metrics.Accuracy",
-                    "output_transform": f"{FROM_ENGINE}(['pred', 'label'])",
-                }
-            },
-            "evaluator": {
-                "_target_": "SupervisedEvaluator",
-                "device": "@device",
-                "val_data_loader": "@validate#dataloader",
-                "network": "@network",
-                "inferer": "@validate#inferer",
-                "postprocessing": "@validate#postprocessing",
-                "key_val_metric": "@validate#key_metric",
-                "additional_metrics": "@validate#additional_metrics",
-                "val_handlers": "@validate#handlers",
-                "amp": True,
-            },
-        },
-        "initialize": ["$monai.utils.set_determinism(seed=123)"],
-        "run": ["$@train#trainer.run()"],
-    }
-
-
-def _inference(
-    before: Sequence[Any], network: dict[str, Any], roi: Sequence[int], after: Sequence[Any] = ()
-) -> dict[str, Any]:
-    """Only the image's transforms, softmax or sigmoid, inverse, labels, saving."""
-    image = [_image_only(t) for t in before if t["keys"] != "label"]
-    activation, labels = after or (
-        {"_target_": "Activationsd", "keys": "pred", "softmax": True},
-        {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
-    )
-    invert = {
-        "_target_": "Invertd",
-        "keys": "pred",
-        "transform": "@preprocessing",
-        "orig_keys": "image",
-        "nearest_interp": False,
-        "to_tensor": True,
-    }
-    save = {
-        "_target_": "SaveImaged",
-        "keys": "pred",
-        "output_dir": "@output_dir",
-        "output_postfix": "@output_postfix",
-    }
-    return {
-        "imports": ["$import glob"],
-        "bundle_root": ".",
-        "output_dir": "$@bundle_root + '/eval'",
-        "output_postfix": "seg",
-        "dataset_dir": "/workspace/data",
-        "datalist": "$list(sorted(glob.glob(@dataset_dir + '/*.nii.gz')))",
-        "device": DEVICE,
-        "network_def": dict(network),
-        "network": "$@network_def.to(@device)",
-        "preprocessing": {"_target_": "Compose", "transforms": image},
-        "dataset": {
-            "_target_": "Dataset",
-            "data": "$[{'image': i} for i in @datalist]",
-            "transform": "@preprocessing",
-        },
-        "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1},
-        "inferer": {
-            "_target_": "SlidingWindowInferer",
-            "roi_size": list(roi),
-            "sw_batch_size": 4,
-            "overlap": 0.25,
-        },
-        "postprocessing": {"_target_": "Compose", "transforms": [activation, invert, labels, save]},
-        "handlers": [
-            {
-                "_target_": "CheckpointLoader",
-                "load_path": "$@bundle_root + '/models/model.pt'",
-                "load_dict": {"model": "@network"},
-            },
-            {"_target_": "StatsHandler", "iteration_log": False},
-        ],
-        "evaluator": {
-            "_target_": "SupervisedEvaluator",
-            "device": "@device",
-            "val_data_loader": "@dataloader",
-            "network": "@network",
-            "inferer": "@inferer",
-            "postprocessing": "@postprocessing",
-            "val_handlers": "@handlers",
-            "amp": True,
-        },
-        "run": ["$@evaluator.run()"],
-    }
-
-
-def _evaluate() -> dict[str, Any]:
-    """An override of the training config, as the zoo has it."""
-    return {
-        "validate#handlers": [
-            {
-                "_target_": "CheckpointLoader",
-                "load_path": "$@ckpt_dir + '/model.pt'",
-                "load_dict": {"model": "@network"},
-            },
-            {"_target_": "StatsHandler", "iteration_log": False},
-            {"_target_": "MetricsSaver", "save_dir": "@output_dir", "metrics": ["val_mean_dice"]},
-        ],
-        "run": ["$@validate#evaluator.run()"],
-    }
-
-
-def _metadata(network: dict[str, Any], size: Sequence[int]) -> dict[str, Any]:
-    """Of MONAI's schema 20240725."""
-    tensor = {"type": "image", "spatial_shape": list(size), "dtype": "float32"}
-    tensor |= {"value_range": [0, 1], "is_patch_data": True}
-    image = {"format": "magnitude", "modality": "MR", "num_channels": network["in_channels"]}
-    outputs = network["out_channels"]
-    names = {str(i): "background" if i == 0 else f"structure {i}" for i in range(outputs)}
-    pred = {"format": "segmentation", "num_channels": outputs, "channel_def": names}
-    return {
-        "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/"
-        "0.8.1/meta_schema_20240725.json",
-        "version": "0.1.0",
-        "changelog": {"0.1.0": "first"},
-        "monai_version": "1.4.0",
-        "pytorch_version": "2.4.0",
-        "numpy_version": "1.24.4",
-        "required_packages_version": {"nibabel": "5.2.1", "pytorch-ignite": "0.4.11"},
-        "task": "Segmentation of a bright ellipsoid",
-        "description": "A tiny network for tests",
-        "authors": "A stranger",
-        "copyright": "Copyright (c) A stranger",
-        "eval_metrics": {"mean_dice": 0.5},
-        "network_data_format": {
-            "inputs": {"image": tensor | image},
-            "outputs": {"pred": tensor | pred},
-        },
-    }
-
-
-def _write(
-    folder: Path,
-    train: dict[str, Any],
-    inference: dict[str, Any],
-    network: dict[str, Any],
-    size: Sequence[int],
-    suffix: str = ".json",
-) -> Path:
-    for name in ("configs", "models", "docs"):
-        (folder / name).mkdir(parents=True)
-    write = json.dumps if suffix == ".json" else yaml.safe_dump
-    texts = {"train": train, "inference": inference, "evaluate": _evaluate()}
-    for name, content in texts.items():
-        (folder / "configs" / f"{name}{suffix}").write_text(write(content, indent=4))
-    (folder / "configs" / "metadata.json").write_text(json.dumps(_metadata(network, size)))
-    (folder / "LICENSE").write_text("Apache License, Version 2.0\n")
-    (folder / "docs" / "README.md").write_text("# A bundle\n")
-    torch.manual_seed(0)
-    arguments = {k: v for k, v in network.items() if k != "_target_"}
-    made = getattr(nets, network["_target_"].rpartition(".")[2])(**arguments)
-    torch.save(made.state_dict(), folder / "models" / "model.pt")
-    return folder
-
-
-def _dice(pred: str = "pred", label: str = "label", background: bool = False) -> dict[str, Any]:
-    return {
-        "_target_": "MeanDice",
-        "include_background": background,
-        "output_transform": f"{FROM_ENGINE}(['{pred}', '{label}'])",
-    }
-
-
-def _scaled() -> dict[str, Any]:
-    return {
-        "_target_": "ScaleIntensityRanged",
-        "keys": "image",
-        "a_min": -57,
-        "a_max": 100,
-        "b_min": 0.0,
-        "b_max": 1.0,
-        "clip": True,
-    }
-
-
-def _crop(*size: int) -> dict[str, Any]:
-    return {
-        "_target_": "RandCropByPosNegLabeld",
-        "keys": ["image", "label"],
-        "label_key": "label",
-        "spatial_size": list(size),
-        "pos": 1,
-        "neg": 1,
-        "num_samples": 2,
-        "image_key": "image",
-        "image_threshold": 0,
-    }
-
-
-def _softmax(classes: int) -> list[dict[str, Any]]:
-    return [
-        {"_target_": "Activationsd", "keys": "pred", "softmax": True},
-        {
-            "_target_": "AsDiscreted",
-            "keys": ["pred", "label"],
-            "argmax": [True, False],
-            "to_onehot": classes,
-        },
-    ]
-
-
-def _image_only(transform: dict[str, Any]) -> dict[str, Any]:
-    return transform | {"keys": "image"}
-
-
 def _brats_labels() -> dict[str, Any]:
     return {
         "_target_": "Lambdad",
@@ -602,8 +291,3 @@ def _brats_cases(cases: int = 5) -> dict[str, Any]:
         for i in range(cases)
     ]
     return {"training": found[:-2], "validation": found[-2:]}
-
-
-def _save(path: Path, values: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(values, np.diag([1.0, 1.0, 1.5, 1.0])), path)

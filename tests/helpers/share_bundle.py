@@ -121,3 +121,7 @@ def entry(name: str, mode: int = 0o100644, **attributes: Any) -> zipfile.ZipInfo
     for key, value in attributes.items():
         setattr(info, key, value)
     return info
+
+
+def change(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
