@@ -15,6 +15,7 @@ import torch
 from monai.networks.nets import UNet
 from torch import Tensor, nn
 
+from helpers.once import made_once
 from perforated_monai.data.phantoms import make_phantoms
 from perforated_monai.data.prepare import write_manifest
 from perforated_monai.dendrites.config import DendriteConfig
@@ -52,17 +53,21 @@ def hippocampus() -> Path:
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten hippocampus phantoms in MSD layout with their manifest."""
-    folder = make_phantoms(tmp_path_factory.mktemp("data") / "phantoms", cases=10, seed=0)
-    write_manifest(folder, folder / "manifest.json", "phantom", test=False)
-    return folder
+    return _phantoms(tmp_path_factory, "ten", 10)
 
 
 @pytest.fixture(scope="session")
 def few_phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five of them."""
-    folder = make_phantoms(tmp_path_factory.mktemp("data") / "phantoms", cases=5, seed=0)
-    write_manifest(folder, folder / "manifest.json", "phantom", test=False)
-    return folder
+    return _phantoms(tmp_path_factory, "five", 5)
+
+
+def _phantoms(factory: pytest.TempPathFactory, name: str, cases: int) -> Path:
+    def make(folder: Path) -> None:
+        data = make_phantoms(folder / "phantoms", cases=cases, seed=0)
+        write_manifest(data, data / "manifest.json", "phantom", test=False)
+
+    return made_once(factory, name, make) / "phantoms"
 
 
 def _files(folder: Path) -> dict[Path, tuple[int, int]]:
@@ -70,11 +75,16 @@ def _files(folder: Path) -> dict[Path, tuple[int, int]]:
     return {path: (stat.st_mtime_ns, stat.st_size) for path, stat in found}
 
 
-def _trained(phantoms: Path, out: Path, dendrites: bool) -> Iterator[Path]:
+def _trained(
+    factory: pytest.TempPathFactory, name: str, phantoms: Path, dendrites: bool
+) -> Iterator[Path]:
     """Train in a child, then hand the run folder out and see that nobody writes to it."""
     from helpers.harness import in_child, train
 
-    assert in_child(lambda: train(phantoms, out, dendrites) and None) == 0
+    def make(folder: Path) -> None:
+        assert in_child(lambda: train(phantoms, folder / "run", dendrites) and None) == 0
+
+    out = made_once(factory, name, make) / "run"
     before = _files(out)
     yield out
     assert _files(out) == before, "a test wrote to a run that others read"
@@ -83,7 +93,7 @@ def _trained(phantoms: Path, out: Path, dendrites: bool) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def plain_run(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Folder of a finished run of three epochs, to read only."""
-    yield from _trained(phantoms, tmp_path_factory.mktemp("plain") / "run", dendrites=False)
+    yield from _trained(tmp_path_factory, "plain", phantoms, dendrites=False)
 
 
 @pytest.fixture(scope="session")
@@ -91,15 +101,16 @@ def grown_run(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """Folder of a finished run with two growths, to read only."""
     if importlib.util.find_spec("perforatedai") is None:
         pytest.skip("extra train is not installed: nothing can grow here")
-    yield from _trained(phantoms, tmp_path_factory.mktemp("grown") / "run", dendrites=True)
+    yield from _trained(tmp_path_factory, "grown", phantoms, dendrites=True)
 
 
 @pytest.fixture(scope="session")
 def phantom_study(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> object:
     """The committed phantom study after its run, see ``study_runs``."""
-    from helpers.study_runs import run_phantom_study
+    from helpers.study_runs import Done, run_phantom_study
 
-    return run_phantom_study(phantoms, tmp_path_factory.mktemp("study"))
+    folder = made_once(tmp_path_factory, "study", lambda f: run_phantom_study(phantoms, f))
+    return Done.read(phantoms, folder)
 
 
 @pytest.fixture
