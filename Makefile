@@ -6,6 +6,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3 || echo python3.11)
 TORCH_INDEX ?=
 TESTS ?=
+WORKERS ?= 2
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 # onnxruntime 1.31 reports its use to its maker unless this is set before its import.
@@ -15,7 +16,7 @@ export ORT_DISABLE_TELEMETRY := 1
 # it installs with these constraints, but pulls openvino-telemetry, and importing openvino outside
 # our code then writes an id into the home folder and reports the use to Google Analytics.
 TEST_PACKAGES := onnx onnxscript onnxruntime \
-	pytest pytest-timeout hypothesis jsonschema einops ruff mypy import-linter
+	pytest pytest-timeout pytest-xdist hypothesis jsonschema einops ruff mypy import-linter
 
 .PHONY: demo test test-all test-clients lint
 
@@ -23,8 +24,10 @@ demo: .venv/.demo
 	.venv/bin/python -m perforated_monai demo
 
 # The default suite: offline, minutes on two cores. A part of it: make test TESTS=tests/data
+# Two processes share it, a file at a time, so that what a file prepares is prepared once. Each
+# takes one thread: the sums of two runs that are compared have one order, and the cores are busy.
 test: .venv/.installed
-	.venv/bin/python -m pytest -q $(TESTS)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n $(WORKERS) --dist loadfile $(TESTS)
 
 # The default suite and what is marked slow.
 test-all: .venv/.all
