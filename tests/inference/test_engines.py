@@ -1,7 +1,9 @@
 """Engines give the network's outputs; the choice is the fastest that agrees, with its reason."""
 
+import functools
 import importlib
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,14 +21,16 @@ from perforated_monai.inference.formats import FIXED_SIZE, Source, choose_format
 from perforated_monai.inference.openvino_engine import without_telemetry
 from perforated_monai.inference.patches import smooth_noise
 from perforated_monai.networks.agreement import compare, outputs
+from perforated_monai.networks.cost import Run
 
 UNET = {**tiny.UNET, "spatial_dims": 2}
 # Largest difference beside the largest output: exact up to sums in another order, or 16 bits.
 TOLERANCE = {"torch-bf16": 0.05, "openvino-bf16": 0.05}
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Source:
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    folder = tmp_path_factory.mktemp("bundle")
     torch.manual_seed(0)
     plain = build_network({"format": 1, "base": UNET, "dendrites": {}})
     names = [n for n, m in plain.named_modules() if isinstance(m, FUSIBLE)]
@@ -35,8 +39,21 @@ def source(tmp_path: Path) -> Source:
     for name, parameter in network.named_parameters():
         if name.endswith(("to_output", "between")):
             nn.init.normal_(parameter, std=0.3)
-    (tmp_path / "models").mkdir()
-    return Source(tmp_path, network, (1, 16, 16), UNET["name"] in FIXED_SIZE)
+    (folder / "models").mkdir()
+    return Source(folder, network, (1, 16, 16), UNET["name"] in FIXED_SIZE)
+
+
+@pytest.fixture(scope="module")
+def loaded(source: Source) -> Callable[[str], Run]:
+    """``loaded(name)``: that engine, written and loaded once, or the test is skipped."""
+
+    @functools.cache
+    def load(name: str) -> Run:
+        if missing := missing_packages(engines.ENGINES[name].packages):
+            pytest.skip(f"engine {name} needs {', '.join(missing)}")
+        return engines.load_engines(source, [name])[name]
+
+    return load
 
 
 @pytest.fixture
@@ -46,17 +63,15 @@ def batches() -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", engines.ENGINES)
-def test_every_engine_gives_the_outputs(name: str, source: Source, batches) -> None:
-    runs = engines.load_engines(source, [name])
-    if not runs:
-        pytest.skip(f"engine {name} needs {', '.join(engines.missing_for(name))}")
+def test_every_engine_gives_the_outputs(name: str, loaded, source: Source, batches) -> None:
+    run = loaded(name)
     reference = outputs(source.network, batches)
-    found = compare(reference, outputs(runs[name], batches))
+    found = compare(reference, outputs(run, batches))
     assert found["relative"] < TOLERANCE.get(name, 1e-5)
-    assert [o.dtype for o in outputs(runs[name], batches)] == [torch.float32] * 2
+    assert [o.dtype for o in outputs(run, batches)] == [torch.float32] * 2
     one = batches[0][:1, :, :8]  # another batch and size
     torch.testing.assert_close(
-        outputs(runs[name], [one])[0],
+        outputs(run, [one])[0],
         outputs(source.network, [one])[0],
         rtol=0,
         atol=10 * TOLERANCE.get(name, 1e-5),
@@ -129,11 +144,9 @@ def test_unknown_and_missing_formats_are_named(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
-def test_engines_serve_several_threads_at_a_time(name: str, source: Source) -> None:
-    if missing := missing_packages(engines.ENGINES[name].packages):
-        pytest.skip(f"engine {name} needs {', '.join(missing)}")
+def test_engines_serve_several_threads_at_a_time(name: str, loaded, source: Source) -> None:
     patches = smooth_noise((1, 16, 16), 12)
-    run = engines.load_engines(source, [name])[name]
+    run = loaded(name)
     before = torch.get_num_threads()
 
     def call(k: int) -> torch.Tensor:
