@@ -239,10 +239,11 @@ class KilledWhileReading:
 
 @pytest.mark.fault(12)
 def test_dead_worker_names_the_case(phantoms: Path, tmp_path: Path) -> None:
-    made = workflow(phantoms, tmp_path, num_workers=1)
+    steps = "$[@killer] + @train::deterministic_transforms + @train::random_transforms"
+    changes = {"killer": KilledWhileReading(), "train::preprocessing::transforms": steps}
+    made = workflow(phantoms, tmp_path, num_workers=1, **changes)
     dataset = made.parser.get_parsed_content("train::dataset")
     assert any(d["case"] == "phantom_003" for d in dataset.data)
-    dataset._fixed.transforms = (KilledWhileReading(), *dataset._fixed.transforms)
     with refused("data worker died while reading phantom_003"):
         made.run()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,12 +46,31 @@ def advice(trainer: Any, error: BaseException) -> str | None:
     """What a person can do about an error that torch raises without saying so."""
     if isinstance(error, torch.OutOfMemoryError):
         return "Out of memory in a training step: lower batch_size, then roi_size."
-    if any(_of_a_dead_worker(e) for e in _causes(error)):
+    causes = list(_causes(error))
+    if any(isinstance(e, ConnectionError) for e in causes):
+        _await_end_of_worker()
+    if any(_of_a_dead_worker(e) for e in causes):
         dataset: Any = getattr(getattr(trainer, "data_loader", None), "dataset", None)
         cases = dataset.cases_being_read() if hasattr(dataset, "cases_being_read") else []
         named = f" while reading {', '.join(cases)}" if cases else ""
         return f"A data worker died{named}: often too little memory; lower num_workers."
     return None
+
+
+def _await_end_of_worker(seconds: float = 2.0) -> None:
+    """Let torch's own word of a worker's end come now and be dropped.
+
+    A connection to a worker that was killed breaks a moment before the system reports the end. The
+    report is a signal, whose handler in torch raises RuntimeError wherever the process is just
+    then: it would replace the line that names the case.
+    """
+    until = time.monotonic() + seconds
+    with contextlib.suppress(RuntimeError, ChildProcessError):
+        while time.monotonic() < until:
+            if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                time.sleep(0.05)  # the handler runs before the next line
+                return
+            time.sleep(0.01)
 
 
 def _of_a_dead_worker(error: BaseException) -> bool:
