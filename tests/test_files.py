@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from perforated_monai.errors import UserError
-from perforated_monai.files import atomic, sha256, write_bytes, write_json, write_text
+from perforated_monai.files import (
+    atomic,
+    is_temporary,
+    refuse_foreign,
+    sha256,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -82,3 +90,59 @@ def test_a_folder_that_cannot_be_written_is_named(parent: str, tmp_path: Path) -
     (tmp_path / "file.txt").write_text("no folder")
     with pytest.raises(UserError, match=rf"Cannot write .*{parent}.*a\.txt"):
         write_text(tmp_path / parent / "a.txt", "text")
+
+
+# -- what is not ours stays ------------------------------------------------------------------
+
+
+def test_temporary_files_carry_a_name_of_ours(tmp_path: Path, forked) -> None:
+    """What other programs call their temporary files is none."""
+
+    def killed() -> None:
+        with atomic(tmp_path / "a.txt") as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert forked(killed)[0] == -signal.SIGKILL
+    (half,) = names(tmp_path)
+    assert is_temporary(half)
+    for other in (".scan.nii.gz.12.tmp", ".x.tmp", half[1:], half + ".gz", f".{half}"):
+        assert not is_temporary(other)
+
+
+def test_a_name_as_long_as_a_name_can_be_is_written(tmp_path: Path) -> None:
+    name = "x" * 251 + ".txt"
+    write_text(tmp_path / name, "text")
+    assert names(tmp_path) == [name]
+
+
+def test_a_name_that_is_too_long_is_said_to_be(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"too long\. Shorten the name"):
+        write_text(tmp_path / ("x" * 300), "text")
+
+
+def test_a_device_or_a_folder_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "device").symlink_to(os.devnull)
+    (tmp_path / "folder").mkdir()
+    for name in ("device", "folder"):
+        with pytest.raises(UserError, match=f"{name}: it is no regular file"):
+            write_text(tmp_path / name, "text")
+    assert names(tmp_path) == ["device", "folder"]
+    assert (tmp_path / "device").is_symlink()
+
+
+def test_text_of_a_name_that_is_no_utf8_is_written(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    write_json(tmp_path / "a.json", {"case": name})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"case": name}
+
+
+def test_a_file_of_other_content_is_kept(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    refuse_foreign(file, "manifest", ["x"])
+    file.write_bytes(b"")
+    refuse_foreign(file, "manifest", ["x"])
+    file.write_bytes(b'{"x": 1}')
+    refuse_foreign(file, "manifest", ['"x"'])
+    with pytest.raises(UserError, match=r"a\.json exists and is no manifest: it is kept"):
+        refuse_foreign(file, "manifest", ['"x"', '"y"'])

@@ -11,7 +11,8 @@ import pytest
 from monai.bundle import ConfigParser
 from tqdm import tqdm
 
-from perforated_monai.bundle.overrides import check_overrides, guard_command_line, open_bars
+from perforated_monai.bundle.last_line import open_bars
+from perforated_monai.bundle.overrides import check_overrides, guard_command_line
 from perforated_monai.errors import UserError
 from perforated_monai.training.run_config import config_of_caller, merged_config
 

@@ -190,10 +190,9 @@ def test_no_case_at_all_is_refused() -> None:
 
 @pytest.fixture
 def broken(tmp_path) -> list[dict]:
+    voxels = np.arange(512, dtype=np.float32).reshape(8, 8, 8)
     for name in ("image_0", "label_0", "label_1"):
-        nib.save(
-            nib.Nifti1Image(np.zeros((8, 8, 8), np.float32), np.eye(4)), tmp_path / f"{name}.nii"
-        )
+        nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / f"{name}.nii")
     (tmp_path / "image_1.nii").write_bytes(b"no volume")
     return [
         {"image": tmp_path / f"image_{i}.nii", "label": tmp_path / f"label_{i}.nii"} for i in (0, 1)

@@ -24,7 +24,8 @@ from helpers.harness import (
     workflow,
 )
 from perforated_monai import UserError
-from perforated_monai.training import ignite_events, run_handler
+from perforated_monai.files import atomic
+from perforated_monai.training import checkpoints, ignite_events, run_handler
 from perforated_monai.training.checkpoints import load_hashed
 from perforated_monai.training.run_handler import RunHandler
 
@@ -111,15 +112,17 @@ def kill_in_write(name: str) -> Callable:
     """SIGKILL half-way through the writing of a file of that name."""
 
     def stop(_trainer) -> None:
-        original = Path.write_bytes
+        original = checkpoints.write_bytes
 
-        def dies(path: Path, data: bytes) -> int:
-            if not path.name.startswith(f".{name}."):  # the temporary file of an atomic write
-                return original(path, data)
-            original(path, data[: len(data) // 2])
-            return kill_self()
+        def dies(path: Path, data: bytes) -> None:
+            if path.name != name:
+                original(path, data)
+                return
+            with atomic(path) as temporary:
+                temporary.write_bytes(data[: len(data) // 2])
+                kill_self()
 
-        Path.write_bytes = dies
+        checkpoints.write_bytes = dies
 
     return stop
 
@@ -161,11 +164,13 @@ def test_damaged_checkpoint_is_named_and_the_one_before_used(
     data = bytearray(last.read_bytes())
     data[len(data) // 2] ^= 1
     last.write_bytes(data)
-    half = last.with_name(".epoch_0003.pt.123.tmp")
+    half = last.with_name(".perforated-monai-123-0123abcd.tmp")
+    other = last.with_name(".theirs.123.tmp")
+    other.write_bytes(b"theirs")
     half.write_bytes(b"half")
     with pytest.warns(UserWarning, match="epoch_0002.pt is damaged"):
         train(phantoms, tmp_path)
-    assert not half.exists()
+    assert not half.exists() and other.read_bytes() == b"theirs"
     same_run(tmp_path, plain_run)
 
 

@@ -7,17 +7,14 @@ import functools
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from monai.bundle import ComponentLocator, ConfigParser
-from tqdm import tqdm
 
 from ..errors import UserError, is_bundle_run
 from .ids import has, value_of
-
-Hook = Callable[[type[BaseException], BaseException, TracebackType | None], Any]
+from .last_line import say_cause_last
 
 
 def guard_command_line() -> None:
@@ -31,36 +28,8 @@ def guard_command_line() -> None:
         UserError: naming an override that no configuration file knows.
     """
     if is_bundle_run(sys.argv):
-        _say_cause_last()
+        say_cause_last()
         check_overrides(sys.argv[2:])
-
-
-def _say_cause_last() -> None:
-    """Let the process end with the cause of its error; then the former hook is restored."""
-    before = sys.excepthook
-    if getattr(before, "func", None) is not _print_cause_last:
-        sys.excepthook = functools.partial(_print_cause_last, before)
-
-
-def _print_cause_last(
-    before: Hook, kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
-    sys.excepthook = before
-    # An open bar would clear its line behind our last one when the interpreter ends.
-    for bar in open_bars():
-        bar.close()
-    before(kind, error, trace)
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, UserError):
-        cause = cause.__cause__ or cause.__context__
-    if cause is not None and cause is not error:
-        # A DataLoader worker's error arrives as text that ends with the message.
-        print(f"Error: {str(cause).strip().splitlines()[-1]}", file=sys.stderr)
-
-
-def open_bars() -> list[tqdm]:
-    """Progress bars of this process that are still open: tqdm has no public list of them."""
-    return list(getattr(tqdm, "_instances", ()))
 
 
 def check_overrides(arguments: list[str]) -> None:

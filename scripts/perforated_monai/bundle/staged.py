@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import cure_of
 
 _READY = ".export-ready"
 _REMOVE = ".remove"
@@ -38,9 +39,7 @@ def staged(root: str | Path) -> Iterator[Path]:
         folder.rename(root / _READY)
         finish(root)
     except OSError as error:
-        msg = (
-            f"Cannot write {root}: {error.strerror or error}. Free space or choose another folder."
-        )
+        msg = f"Cannot write {root}: {error.strerror or error}. {cure_of(error)}."
         raise UserError(msg) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -67,7 +66,7 @@ def new_folder(target: str | Path) -> Iterator[Path]:
         _sync(folder)
         folder.rename(target)
     except OSError as error:
-        msg = f"Cannot write {target}: {error.strerror or error}. Free space or choose another."
+        msg = f"Cannot write {target}: {error.strerror or error}. {cure_of(error)}."
         raise UserError(msg) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from ..errors import UserError
 from .cache import DiskCache
+from .usable import refuse_constant
 
 _MOST_WORKERS = 256
 
@@ -141,7 +142,9 @@ class CaseDataset(Dataset):
 
     def _prepared(self, index: int) -> Any:
         def make() -> Any:
-            return self._apply(self._fixed, self.data[index], index)
+            item = self._apply(self._fixed, self.data[index], index)
+            refuse_constant(item, str(self.data[index].get("image")))
+            return item
 
         return self._disk.get(self.data[index], make) if self._disk is not None else make()
 

@@ -15,8 +15,11 @@ def dataset_root(folder: str | Path) -> Path:
     """The folder, with links resolved.
 
     Raises:
-        UserError: a missing, unreadable or empty folder.
+        UserError: a missing, unreadable or empty folder, or an empty name.
     """
+    if not str(folder).strip():  # it would stand for the current folder
+        msg = "dataset folder must be a folder's name; got an empty one. Correct dataset_dir."
+        raise UserError(msg)
     path = Path(folder).expanduser()
     try:
         names = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]

@@ -9,6 +9,7 @@ from .check.check import check_dataset
 from .layout import case_id, dataset_root, volumes
 from .manifest import Manifest, refuse
 from .splits import resolve
+from .usable import judge_labels
 
 
 def datalist(
@@ -31,7 +32,7 @@ def datalist(
 
     Raises:
         UserError: a missing or empty folder, `test_fold` equal to `fold`, or every broken rule of a
-            case of the part, one line each.
+            case of the part, one line each; or labels of which none has foreground.
     """
     root = dataset_root(dataset_dir)
     manifest = resolve(manifest, root)
@@ -44,6 +45,7 @@ def datalist(
         cases = [case for case in cases if case not in held_out]
     audit = check_dataset(root, manifest, cases=cases, read="labels")
     refuse(audit.errors())
+    judge_labels(audit.findings, len(cases), part, str(root))
     pairs = [(case, *manifest.files(case)) for case in cases]
     return [{"image": str(root / i), "label": str(root / j), "case": c} for c, i, j in pairs]
 
@@ -55,7 +57,8 @@ def find_volumes(folder: str | Path) -> list[dict[str, str]]:
     `imagesTr` and `imagesTs`. Names that begin with "." are never volumes.
 
     Raises:
-        UserError: a missing folder, no volume, or two volumes whose masks would share a name.
+        UserError: a missing folder, no volume, one that is no regular file, or two volumes whose
+            masks would share a name.
     """
     root = dataset_root(folder)
     paths = volumes(root) or volumes(root / "imagesTr") + volumes(root / "imagesTs")
@@ -65,6 +68,11 @@ def find_volumes(folder: str | Path) -> list[dict[str, str]]:
             "found none. Correct dataset_dir."
         )
         raise UserError(msg)
+    refuse(
+        f"{path} must be a regular file: a pipe or a device would never end. Remove it."
+        for path in paths
+        if not path.is_file()
+    )
     by_case: dict[str, list[str]] = {}
     for path in paths:
         by_case.setdefault(case_id(path.name), []).append(path.relative_to(root).as_posix())

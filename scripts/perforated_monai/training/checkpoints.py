@@ -65,6 +65,10 @@ class Checkpoints:
             raise UserError(msg)
         return None
 
+    def any_whole(self) -> bool:
+        """Whether a checkpoint lies there with its hash, as a run writes them."""
+        return any(_hash_file(path).exists() for path in self._epochs())
+
     def load_best(self) -> Best | None:
         """The best checkpoint, or None when no validation has made one."""
         path = self.folder / "best.pt"

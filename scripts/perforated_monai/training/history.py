@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from ..errors import UserError
-from ..files import atomic
+from ..files import atomic, cure_of
 from .run_folder import RunFolder
 
 
@@ -35,12 +35,12 @@ class History:
         """
         text = "".join(json.dumps(event) + "\n" for event in self._pending)
         try:
-            with self.path.open("a") as handle:
+            with self.path.open("a", encoding="utf-8") as handle:
                 handle.write(text)
                 handle.flush()
                 os.fsync(handle.fileno())
         except OSError as error:
-            msg = f"Cannot write {self.path}: {error.strerror or error}. Free space to continue."
+            msg = f"Cannot write {self.path}: {error.strerror or error}. {cure_of(error)}."
             raise UserError(msg) from error
         for event in self._pending:
             self._to_board(event)

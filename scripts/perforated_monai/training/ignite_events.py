@@ -30,3 +30,14 @@ def end_epoch_here(trainer: Any) -> None:
         trainer.state.iteration = trainer.state.epoch * trainer.state.epoch_length
     # Ignite makes the next epoch's iterator at once, and its workers ask the sampler then.
     set_sampler_epoch(trainer, trainer.state.epoch + 1)
+
+
+def validation_interval(trainer: Any, evaluator: Any) -> int | None:
+    """Epochs from one validation to the next; None where no handler of the trainer tells."""
+    for function, *_ in trainer._event_handlers[Events.EPOCH_COMPLETED]:
+        # Ignite wraps a handler of every n-th event, and keeps the handler itself there.
+        parent = getattr(function, "_parent", None)
+        handler = parent() if parent is not None else function
+        if getattr(handler, "validator", None) is evaluator and handler.epoch_level:
+            return int(handler.interval)
+    return None

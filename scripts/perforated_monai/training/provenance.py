@@ -13,6 +13,7 @@ from typing import Any
 from .._version import __version__
 from ..errors import UserError
 from ..files import sha256, write_json
+from .trained_on import TrainedOn
 
 # Settings that change how fast a run goes or where it is logged, never what comes out of it.
 _NO_RESULT = {
@@ -53,6 +54,7 @@ class Provenance:
     versions: dict[str, str]
     manifest_sha256: str | None
     generator: dict[str, Any] | None = None  # of the manifest: what made synthetic volumes
+    data: TrainedOn | None = None  # None in runs from before it was kept
 
     def write(self, file: Path) -> None:
         """Write as JSON."""
@@ -66,9 +68,10 @@ class Provenance:
             UserError: for a file that is missing or damaged.
         """
         try:
-            stored = json.loads(file.read_text())
+            stored = json.loads(file.read_text(encoding="utf-8"))
             config, versions = stored["config"], stored["versions"]
-            return cls(config, versions, stored["manifest_sha256"], stored.get("generator"))
+            generator, data = stored.get("generator"), stored.get("data")
+            return cls(config, versions, stored["manifest_sha256"], generator, data)
         except FileNotFoundError:
             msg = f"{file.parent} is no run folder: it has no {file.name}. "
             msg += "Give the output_dir of a training."
@@ -78,7 +81,7 @@ class Provenance:
             raise UserError(msg) from None
 
 
-def provenance(config: dict[str, Any]) -> Provenance:
+def provenance(config: dict[str, Any], data: TrainedOn | None = None) -> Provenance:
     """Collect the versions of what computes, and the hash of the manifest the config names."""
     names = ["torch", "monai", "numpy", "nibabel", "pytorch-ignite", "perforatedai"]
     versions = {"perforated-monai": __version__, "python": platform.python_version()}
@@ -89,8 +92,8 @@ def provenance(config: dict[str, Any]) -> Provenance:
             continue
     manifest = _manifest(config)
     if manifest is None:
-        return Provenance(_plain(config), versions, None)
-    return Provenance(_plain(config), versions, sha256(manifest), _generator(manifest))
+        return Provenance(_plain(config), versions, None, data=data)
+    return Provenance(_plain(config), versions, sha256(manifest), _generator(manifest), data)
 
 
 def refuse_other_config(file: Path, config: dict[str, Any]) -> None:

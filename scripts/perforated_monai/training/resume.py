@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from torch import nn
@@ -11,6 +12,7 @@ from . import distributed
 from .provenance import refuse_other_config
 from .records import Checkpoint
 from .run_folder import RunFolder
+from .trained_on import TrainedOn, refuse_changed_data
 
 
 class Resumable:
@@ -53,13 +55,13 @@ class Resumable:
 
 
 def refuse_other_run(
-    saved: Checkpoint, folder: RunFolder, config: dict[str, Any], grows: bool
+    saved: Checkpoint, folder: RunFolder, config: dict[str, Any], data: TrainedOn, grows: bool
 ) -> None:
     """Refuse to continue a run that is finished or that this training is no continuation of.
 
     Raises:
         UserError: for another configuration or none, a finished run, one with or without dendrites,
-            or one of another number of processes.
+            one of another number of processes, or one that began on other data.
     """
     if folder.config_file.exists():
         refuse_other_config(folder.config_file, config)
@@ -81,3 +83,9 @@ def refuse_other_run(
         )
         raise UserError(msg)
     refuse_other_config(folder.config_file, config)  # a missing file, when all else is right
+    began_on = folder.provenance().data
+    if began_on is None:
+        msg = f"{folder.path} was begun by a version that kept no checksums of its data."
+        warnings.warn(msg, stacklevel=2)
+    else:
+        refuse_changed_data(folder.path, began_on, data)

@@ -9,6 +9,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..errors import UserError
+from ..files import is_temporary, refuse_foreign
 from .checkpoints import Checkpoints
 from .provenance import Provenance
 
@@ -40,7 +41,8 @@ class RunFolder:
         """Make the folder, lock it for this process, and remove what a killed run left half-done.
 
         Raises:
-            UserError: when another run holds it, or it cannot be written.
+            UserError: when another run holds it, it cannot be written, or files lie there that a
+                run would replace and that are no run's.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -51,8 +53,27 @@ class RunFolder:
         except OSError as error:
             msg = f"output_dir {self.path} cannot be written ({error.strerror}): choose another."
             raise UserError(msg) from None
+        try:
+            self._refuse_other_content()
+        except UserError:
+            self.release()
+            raise
         for half in self.path.rglob(".*.tmp"):  # nothing else holds them while we hold the lock
-            half.unlink()
+            if is_temporary(half.name):
+                half.unlink()
+
+    def _refuse_other_content(self) -> None:
+        refuse_foreign(self.config_file, "run's configuration", ['"manifest_sha256"', '"versions"'])
+        if self.config_file.exists() or self.checkpoints.any_whole():
+            return  # a run's; whether it is this one is asked later
+        rest = [self.history_file, self.checkpoints.folder, self.tracker, self.dice_picture]
+        foreign = [path.name for path in rest if path.exists() and not _is_empty(path)]
+        if foreign:
+            msg = (
+                f"output_dir {self.path} holds {', '.join(foreign)} without a run's config.json: "
+                "they are kept. Choose another output_dir."
+            )
+            raise UserError(msg)
 
     def release(self) -> None:
         """Let others take the folder; nothing happens where this process does not hold it."""
@@ -62,7 +83,7 @@ class RunFolder:
 
     def history(self) -> list[dict[str, Any]]:
         """Every event so far, in order; a line that is only half written is left out."""
-        lines = self.history_file.read_text().splitlines(keepends=True)
+        lines = self.history_file.read_text(encoding="utf-8").splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     @property
@@ -79,3 +100,8 @@ class RunFolder:
             UserError: when ``config.json`` is missing or damaged.
         """
         return Provenance.read(self.config_file)
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether nothing is lost when it is written anew."""
+    return not any(path.iterdir()) if path.is_dir() else path.stat().st_size == 0

@@ -34,9 +34,10 @@ from .records import Checkpoint
 from .resume import Resumable, refuse_other_run
 from .run_config import config_of_caller
 from .run_folder import RunFolder
-from .seeds import seed_everything
+from .seeds import seed_everything, whole_seed
 from .sigterm import LeaveOnSigterm
-from .validation import score_of
+from .trained_on import trained_on
+from .validation import NothingFound, refuse_epochs, score_of
 
 _runs: weakref.WeakKeyDictionary[Engine, RunHandler] = weakref.WeakKeyDictionary()
 
@@ -94,10 +95,13 @@ class RunHandler:
         progress: bool = True,
         run_config: Mapping[str, Any] | None = None,
     ) -> None:
+        if not str(output_dir).strip():  # the current folder would become the run's
+            msg = "output_dir must name a folder; got an empty name. Choose one."
+            raise UserError(msg)
         self.folder = RunFolder(Path(output_dir).resolve())
         self.evaluator, self.network = evaluator, network
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.seed, self._show = int(seed), progress
+        self.seed, self._show = whole_seed(seed), progress
         self.start_weights, self.metric = start_weights, metric
         self.config = dict(run_config) if run_config else config_of_caller()
         self.checkpoints = self.folder.checkpoints
@@ -107,7 +111,7 @@ class RunHandler:
         self.best_score, self.best_epoch = -math.inf, 0
         self.is_main = distributed.rank() == 0
         self._open = False
-        self._sigterm = LeaveOnSigterm()
+        self._sigterm, self._nothing_found = LeaveOnSigterm(), NothingFound()
         self._resumable = Resumable(network, optimizer, lr_scheduler)
 
     @classmethod
@@ -129,6 +133,7 @@ class RunHandler:
     def attach(self, trainer: Any) -> None:
         """Connect to the trainer's events."""
         refuse_in_federation()
+        refuse_epochs(trainer, self.evaluator)
         _runs[trainer] = self
         self.trainer = trainer
         trainer.add_event_handler(Events.STARTED, self._started)
@@ -145,6 +150,7 @@ class RunHandler:
     def _started(self, trainer: Any) -> None:
         if self._open:
             return
+        refuse_epochs(trainer, self.evaluator)
         saved = distributed.from_main(self._open_folder)
         self._open = True
         on_cpu = next(self.network.parameters()).device.type == "cpu"
@@ -178,11 +184,12 @@ class RunHandler:
         self.folder.take()
         self._open = True
         saved = self.checkpoints.load_last()
+        data = trained_on(self.trainer, self.evaluator)
         if saved is None:
             self.history.cut(0)
-            provenance(self.config).write(self.folder.config_file)
+            provenance(self.config, data).write(self.folder.config_file)
         else:
-            refuse_other_run(saved, self.folder, self.config, self.growth is not None)
+            refuse_other_run(saved, self.folder, self.config, data, self.growth is not None)
         return saved
 
     def distribute(self) -> None:
@@ -230,6 +237,8 @@ class RunHandler:
         self.score, self._per_class = score_of(self.evaluator, self.metric)
         if not self.is_main:
             return
+        if (warning := self._nothing_found.line(self.score)) is not None:
+            self.say(warning)
         accepted = self.growth is None or self.growth.accepts(self.score)
         if math.isfinite(self.score) and self.score > self.best_score and accepted:
             self.best_score, self.best_epoch = self.score, trainer.state.epoch
@@ -299,7 +308,7 @@ class RunHandler:
             trainer.network = self.network  # without DDP
         if best is None:
             self._close()
-            msg = "the run ended before any validation, so there is no best network."
+            msg = "no validation gave a score that is a number, so there is no best network."
             raise UserError(f"{self.folder.path}: {msg}")
         sets = 0 if best["growth"] is None else int(best["growth"]["sets"])
         if self.is_main:

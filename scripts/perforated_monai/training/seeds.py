@@ -5,12 +5,28 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Iterator
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from ..errors import UserError
+
 DRAW_RULE = 2  # how seed_of_draw counts now; a checkpoint keeps the rule that its run began under
+
+
+def whole_seed(seed: Any) -> int:
+    """The seed of a run, checked.
+
+    Raises:
+        UserError: for anything but a whole number of 0 or more.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+        msg = f"seed must be a whole number of 0 or more; got {seed!r}. Correct the setting."
+        raise UserError(msg)
+    return int(seed)
 
 
 def seed_everything(seed: int, epoch: int, rank: int = 0) -> None:

@@ -2,12 +2,56 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError
+from .ignite_events import validation_interval
+
+MOST_WITHOUT = 10  # validations in a row that find nothing, before it is said
+
+
+def refuse_epochs(trainer: Any, evaluator: Any) -> None:
+    """Refuse, before anything is trained, a number of epochs that leads to no best network.
+
+    Raises:
+        UserError: for epochs that are no whole number of 1 or more, or a validation that would come
+            after the last of them.
+    """
+    epochs = trainer.state.max_epochs
+    if epochs is None:  # a program of someone's own says it when it runs the trainer
+        return
+    if not isinstance(epochs, Integral) or isinstance(epochs, bool) or epochs < 1:
+        msg = f"epochs must be a whole number of 1 or more; got {epochs!r}. Correct the setting."
+        raise UserError(msg)
+    interval = validation_interval(trainer, evaluator)
+    if interval is not None and interval > epochs:
+        msg = (
+            f"val_interval must be at most epochs, or no validation chooses a network; got "
+            f"{interval} of {epochs} epochs. Lower val_interval or train longer."
+        )
+        raise UserError(msg)
+
+
+class NothingFound:
+    """Notices scores that stay 0 or NaN: the network finds nothing, or there is nothing to find."""
+
+    def __init__(self) -> None:
+        self._row = 0
+
+    def line(self, score: float) -> str | None:
+        """What to say after this validation's score; None for nothing, and once said."""
+        self._row = 0 if math.isfinite(score) and score > 0 else self._row + 1
+        if self._row != MOST_WITHOUT:
+            return None
+        return (
+            f"warning: the score of {MOST_WITHOUT} validations in a row is {score:g}: the network "
+            "finds nothing. Look at the labels, their values and the learning rate."
+        )
 
 
 def score_of(evaluator: Any, metric: str | None) -> tuple[float, list[float] | None]:

@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 
 from ...errors import UserError
-from ...files import write_json
+from ...files import cure_of, write_json
 from .ct import ct_phantom
 from .drawing import Shape, Slabs
 from .hippocampus import hippocampus_phantom
@@ -23,6 +23,9 @@ from .tumour import tumour_phantom
 
 # Raise it whenever a seed gives other bytes than before: manifests name it.
 GENERATOR_VERSION = 1
+
+MOST_CASES = 100_000  # their list is made before the first volume
+MOST_SEED = 2**63 - 1
 
 KINDS = ("hippocampus", "tumour", "ct")
 
@@ -80,8 +83,8 @@ def make_phantoms(
             _publish(Path(staging), out)
     except OSError as error:
         msg = (
-            f"Cannot write phantoms to {out}: {error.strerror or error}. "
-            "Free some space there or choose another folder; no case was left behind."
+            f"Cannot write phantoms to {out}: {error.strerror or error}. {cure_of(error)}; "
+            "no case was left behind."
         )
         raise UserError(msg) from error
     return out
@@ -94,13 +97,13 @@ def _check(
     if kind not in KINDS:
         msg = f"kind must be one of {', '.join(KINDS)}; got {kind!r}."
         raise UserError(msg)
-    for name, value, least in (
-        ("cases", cases, 1),
-        ("seed", seed, 0),
-        ("test_cases", test_cases, 0),
+    for name, value, least, most in (
+        ("cases", cases, 1, MOST_CASES),
+        ("seed", seed, 0, MOST_SEED),
+        ("test_cases", test_cases, 0, MOST_CASES),
     ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            msg = f"{name} must be a whole number, {least} or more; got {value!r}."
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            msg = f"{name} must be a whole number from {least} to {most:,}; got {value!r}."
             raise UserError(msg)
     most = len(MODALITIES[kind])
     if channels is not None and channels not in range(1, most + 1):
