@@ -147,6 +147,12 @@ def nan_slab(root: Path) -> str:
     return image(root, voxels)
 
 
+def huge_voxel(root: Path) -> str:
+    voxels = image_of(3, SHAPE).astype(np.float32)
+    voxels[4, 4, 3] = 3e38
+    return image(root, voxels)
+
+
 def trailing_bytes(root: Path) -> str:
     raw = gzip.decompress((root / IMAGE).read_bytes())
     (root / IMAGE).write_bytes(gzip.compress(raw + bytes(64)))
@@ -184,6 +190,9 @@ BREAKS = {
     ],
     "channels": [lambda r: image(r, image_of(3, (8, 9, 7, 2)))],
     "affine": [singular, lambda r: edit_header(r, LABEL, 280, "<f", np.nan)],
+    "origin": [lambda r: edit_header(r, IMAGE, 292, "<f", 1e20)],
+    "shear": [lambda r: edit_header(r, IMAGE, 284, "<f", 0.2)],
+    "unit": [lambda r: edit_header(r, IMAGE, 123, "<B", 1)],
     "spacing": [
         lambda r: edit_header(r, IMAGE, 80, "<f", 0.0),
         lambda r: edit_header(r, IMAGE, 88, "<f", np.inf),
@@ -196,6 +205,7 @@ BREAKS = {
     "scaling": [lambda r: edit_header(r, IMAGE, 112, "<2f", np.inf, 0)],
     "finite": [nan_slab],
     "constant": [lambda r: image(r, np.full(SHAPE, 3, np.float32))],
+    "extreme": [huge_voxel],
     "label-integer": [with_value(0.999), with_value(-1, np.int16)],
     "label-values": [with_value(7, np.uint8), with_value(300, np.int16)],
     "label-empty": [lambda r: label(r, np.zeros(SHAPE, np.uint8))],

@@ -7,12 +7,19 @@ from dataclasses import dataclass, field
 
 import nibabel as nib
 import numpy as np
+import torch
 from monai.data import MetaTensor, NibabelReader
 from monai.transforms import EnsureChannelFirst
 from monai.utils import convert_to_dst_type
 
+from ..data.check.content import Content
+from ..data.check.volume import Volume
+from ..data.check.voxel_rules import constant, extreme
 from ..errors import UserError
+from ..rules import ERROR
 
+_SAMPLED = 100_000  # voxels that tell how far apart most values lie
+_FAR = 100  # times that range: a few voxels beyond squeeze all others when they are normalised
 _BLOCK = 2**22  # voxels that are looked at together
 
 
@@ -32,10 +39,11 @@ class Scan:
 
 
 def as_scan(images: list[nib.Nifti1Image], header: nib.Nifti1Header | None = None) -> Scan:
-    """Images of one grid -> a float32 volume, by MONAI's own reader, and only finite values.
+    """Images of one grid -> a float32 volume, by MONAI's own reader, and only usable values.
 
     Raises:
-        UserError: for NaN or Inf.
+        UserError: for NaN or Inf, and for values that `check` calls an error: one value everywhere,
+            or beyond what any scanner gives.
     """
     reader = NibabelReader()
     reader.filenames = ("",) * len(images)  # names of files must not travel with the volume
@@ -45,7 +53,50 @@ def as_scan(images: list[nib.Nifti1Image], header: nib.Nifti1Header | None = Non
     tensor = MetaTensor.ensure_torch_and_prune_meta(array, meta, simple_keys=True)
     image = EnsureChannelFirst()(tensor, meta_dict=meta)
     assert isinstance(image, MetaTensor)
-    return Scan(image, np.array(images[0].affine), header)
+    return Scan(image, np.array(images[0].affine), header, _value_notes(image))
+
+
+def _value_notes(image: MetaTensor) -> list[str]:
+    """Rules of the data check on values; what is odd but usable becomes a note."""
+    channels = torch.as_tensor(image).as_subclass(torch.Tensor).flatten(1)
+    ends = [torch.aminmax(channel) for channel in channels]
+    low, high = ([float(end[k]) for end in ends] for k in (0, 1))
+    volume = Volume("", content=Content(low=low, high=high))
+    notes = []
+    for rule in (constant, extreme):
+        for finding in rule.findings("", volume, None):
+            if finding.severity == ERROR:
+                msg = f"it {finding.message}; got {finding.value}. {finding.cure}."
+                raise UserError(msg)
+            notes.append(f"it {finding.message}; got {finding.value}")
+    return notes + _same_channels(channels, low, high) + _far_voxels(channels, low, high)
+
+
+def _same_channels(channels: torch.Tensor, low: list[float], high: list[float]) -> list[str]:
+    pairs = [
+        f"{j + 1} and {k + 1}"
+        for k in range(len(channels))
+        for j in range(k)
+        if low[j] < high[j]
+        and (low[j], high[j]) == (low[k], high[k])
+        and torch.equal(channels[j], channels[k])
+    ]
+    return [f"channels {pair} hold the same voxels" for pair in pairs]
+
+
+def _far_voxels(channels: torch.Tensor, low: list[float], high: list[float]) -> list[str]:
+    notes = []
+    for k, channel in enumerate(channels):
+        sample = channel[:: max(len(channel) // _SAMPLED, 1)].numpy()
+        bottom, top = (float(v) for v in np.percentile(sample, (0.1, 99.9)))
+        reach = _FAR * (top - bottom)
+        if 0 < reach < max(high[k] - top, bottom - low[k]):
+            where = f" of channel {k + 1}" if len(channels) > 1 else ""
+            notes.append(
+                f"a few voxels{where} lie far outside: values go from {low[k]:.4g} to "
+                f"{high[k]:.4g}, and nearly all from {bottom:.4g} to {top:.4g}"
+            )
+    return notes
 
 
 def _refuse_not_finite(array: np.ndarray) -> None:

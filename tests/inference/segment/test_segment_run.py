@@ -135,7 +135,7 @@ def test_list_with_several_channels(tmp_path):
     summary = segment(tmp_path / "list.csv", tmp_path / "out", bundle)
     found = reasons(summary)
     assert sorted(found) == ["lone", "off"]
-    assert "on one grid" in found["off"] and "needs 2 channels" in found["lone"]
+    assert "on one grid" in found["off"] and "t2 of this case" in found["lone"]
     assert np.array_equal(labels_of(tmp_path / "out" / "p1" / "x_seg.nii.gz"), np.round(first))
     assert np.array_equal(labels_of(tmp_path / "out" / "p2" / "x_seg.nii.gz"), np.round(second))
     entries = [{"case": "two", "image": ["d/a.nii.gz", "d/b.nii.gz"]}, {"image": "d/both.nii.gz"}]
@@ -157,7 +157,13 @@ def test_what_is_searched_and_what_is_left_out(tmp_path):
     assert [c.name for c in cases] == ["a.nii", "b/c.NII.GZ", "f.mgz", "imagesTr/d.nii.gz"]
     assert [c.target for c in cases] == ["a", "b/c", "f.mgz", "imagesTr/d"]
     assert [bool(c.problem) for c in cases] == [False, False, True, False]
-    assert left_out == ["labelsTr: labels of an MSD data set"]
+    assert left_out == [
+        "labelsTr: labels of an MSD data set",
+        "2 hidden files or folders (.git, .hidden.nii)",
+        "1 other file (notes.txt)",
+    ]
+    anonymous = find_cases(tmp_path, tmp_path / "out", anonymous=True)[1]
+    assert anonymous == ["1 folder", "2 hidden files or folders", "1 other file"]
     assert len({c.target for c in find_cases(tmp_path, tmp_path / "out", anonymous=True)[0]}) == 4
 
 
@@ -175,7 +181,9 @@ def test_volume_unlike_the_training_volumes_is_refused_or_marked(scans, bundle, 
     assert ranges["size_mm"] == [[28, 28], [12, 12], [5, 5]] and ranges["cases"] == 3
     config = read(tmp_path / "b", "metadata.json")["segment"] | {"training_ranges": ranges}
     change(tmp_path / "b", "metadata.json", segment=config)
-    save(scans / "head.nii", np.zeros((90, 100, 80), "u1"), np.diag([2, 1, 0.5, 1]))
+    head = np.zeros((90, 100, 80), "u1")
+    head[40:50, 40:60, 40:50] = 1
+    save(scans / "head.nii", head, np.diag([2, 1, 0.5, 1]))
     save(scans / "coarse.nii", blocks(), np.diag([2, 1, 0.9, 1]))
     # The same extent with other axes first: axes are compared in the patient, not in the file.
     turned = np.moveaxis(blocks(seed=1), 0, 2)[:, :, ::-1]

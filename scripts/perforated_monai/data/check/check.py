@@ -34,6 +34,9 @@ VOLUME_RULES: tuple[Rule, ...] = (
     header.voxel_budget,
     header.dimensions,
     header.affine,
+    header.origin,
+    header.shear,
+    header.unit,
     header.spacing,
     header.sform_qform,
     header.orientation,
@@ -41,7 +44,7 @@ VOLUME_RULES: tuple[Rule, ...] = (
     voxel.finite,
     voxel.trailing,
 )
-IMAGE_RULES: tuple[Rule, ...] = (header.channels, voxel.constant)
+IMAGE_RULES: tuple[Rule, ...] = (header.channels, voxel.constant, voxel.extreme)
 LABEL_RULES: tuple[Rule, ...] = (voxel.label_integer, voxel.label_values, voxel.label_empty)
 PAIR_RULES: tuple[Rule, ...] = (dataset.pair_shape, dataset.pair_affine)
 DATASET_RULES: tuple[Rule, ...] = (

@@ -27,6 +27,7 @@ class Content:
         not_finite: voxels that are NaN or infinite.
         values: distinct values of a label, scaled, sorted; some of them where there are thousands.
         missing, trailing: bytes too few, bytes behind the voxels.
+        trailing_data: whether any byte behind the voxels is not 0.
         picture: the middle axial slice of the first channel `(X, Y)`, when asked for.
     """
 
@@ -39,6 +40,7 @@ class Content:
     values: list[float] = field(default_factory=list)
     missing: int = 0
     trailing: int = 0
+    trailing_data: bool = False
     picture: np.ndarray | None = None
 
 
@@ -89,6 +91,7 @@ def read_content(
         content.high.append(ends[1])
     content.values = sorted(value * slope + inter for value in distinct)
     content.missing, content.trailing = reader.missing, reader.rest()
+    content.trailing_data = reader.any_data
     content.sha256, content.voxels_digest = file_digest.hexdigest(), voxels_digest.hexdigest()
     content.picture = keep.image() if keep is not None else None
     return content
@@ -100,6 +103,7 @@ class _Reader:
     def __init__(self, stream: IO[bytes], first: bytes, digest: hashlib._Hash) -> None:
         self.stream, self.first, self.digest = stream, first, digest
         self.missing = 0
+        self.any_data = False  # in what was read by `rest`
 
     def blocks(self, length: int) -> Iterator[bytes]:
         """`length` bytes in blocks of whole numbers; counts what the stream lacks."""
@@ -116,6 +120,7 @@ class _Reader:
         count = 0
         while block := self._take(BLOCK):
             count += len(block)
+            self.any_data = self.any_data or any(block)
             if count > MOST_TRAILING:
                 raise OSError(f"more than {MOST_TRAILING} bytes behind the voxels")
         return count

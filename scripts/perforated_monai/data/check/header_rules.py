@@ -11,6 +11,9 @@ from .facts import Facts
 from .volume import MAX_VOXELS, Volume
 
 TOLERANCE = 1e-3  # relative; far above float32 rounding of NIfTI headers
+FARTHEST = 1e5  # mm; a table moves by metres, and beyond 100 m float32 rounds to hundredths of a mm
+SHEAR = 0.5  # degrees; rounding of headers gives far less
+UNITS = {1: "metres", 3: "micrometres"}  # of xyzt_units; 2 is mm, 0 says nothing
 VOXEL_SHIFT = 0.1  # voxels between sform and qform at a corner; quaternions round far less
 
 
@@ -74,6 +77,37 @@ def affine(volume: Volume, facts: Facts) -> Iterator[Broken]:
         yield Broken("NaN or infinite entries", "Correct its sform or qform")
     elif not _invertible(matrix[:3, :3]):
         yield Broken(f"the rows {matrix[:3, :3].round(4).tolist()}", "Correct its sform or qform")
+
+
+@rule("origin", f"must lie within {FARTHEST / 1000:g} m of the scanner's centre")
+def origin(volume: Volume, facts: Facts) -> Iterator[Broken]:
+    if volume.header is None or not np.isfinite(volume.affine).all():
+        return
+    if (far := float(np.abs(volume.affine[:3, 3]).max())) > FARTHEST:
+        yield Broken(f"{far:.3g} mm", "Correct the offsets of its sform or qform")
+
+
+@rule("shear", "must have axes at right angles", WARNING)
+def shear(volume: Volume, facts: Facts) -> Iterator[Broken]:
+    if volume.header is None or not np.isfinite(volume.affine).all():
+        return
+    lengths = np.sqrt((volume.affine[:3, :3] ** 2).sum(0))
+    if not (lengths > 0).all():
+        return
+    axes = volume.affine[:3, :3] / lengths
+    most = float(np.abs((axes.T @ axes)[np.triu_indices(3, 1)]).max())
+    if (degrees := float(np.degrees(np.arcsin(min(most, 1.0))))) > SHEAR:
+        cure = "Resample it, as for a tilted gantry: many programs drop the shear"
+        yield Broken(f"{degrees:.1f} degrees off", cure)
+
+
+@rule("unit", "must give its sizes in mm")
+def unit(volume: Volume, facts: Facts) -> Iterator[Broken]:
+    if volume.header is None:
+        return
+    if name := UNITS.get(int(volume.raw["xyzt_units"]) & 7):
+        cure = "The unit is wrong, or the sizes: write mm; every program here takes them for mm"
+        yield Broken(f"{name} in xyzt_units", cure)
 
 
 @rule("spacing", "must have a voxel spacing above 0 mm in its header")

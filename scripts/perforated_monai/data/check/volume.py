@@ -6,6 +6,7 @@ import gzip
 import io
 import logging
 import math
+import os
 import stat
 import struct
 import zlib
@@ -17,7 +18,7 @@ from typing import IO, Any
 import nibabel as nib
 import numpy as np
 
-from .content import BLOCK, Content, read_content
+from .content import BLOCK, MOST_TRAILING, Content, read_content
 
 MAX_VOXELS = 2**30  # a 512 x 512 x 2,000 CT has half of it
 LONGEST_EXTENSION = 1 << 24
@@ -146,7 +147,7 @@ def read_volume(
 
 def _inside(root: Path, file: str) -> Path:
     path = root / file
-    target = path.resolve()
+    target = Path(os.path.realpath(path))  # `resolve` raises for links that never end
     if not target.is_relative_to(root):
         raise Unreadable("inside", "a link to another place")
     if not stat.S_ISREG(target.stat().st_mode):  # a named pipe would never answer
@@ -221,6 +222,8 @@ def _expect_room(volume: Volume) -> None:
     if count > MAX_VOXELS:
         raise Unreadable("voxel-budget", f"{' x '.join(map(str, volume.shape))} voxels")
     most = volume.size * DEFLATE_RATIO if volume.packed else volume.size
+    if volume.packed and volume.size > volume.bytes_expected * 1.01 + MOST_TRAILING:
+        raise Unreadable("whole", f"{volume.size} packed bytes for {volume.bytes_expected}")
     if most < volume.bytes_expected:
         raise Unreadable("whole", f"{volume.size} bytes for {volume.bytes_expected} of voxels")
 

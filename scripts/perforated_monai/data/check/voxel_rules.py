@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from ...rules import WARNING, Broken, rule
+from ...rules import ERROR, WARNING, Broken, rule
 from .facts import Facts
 from .volume import Volume
+
+LARGEST = 1e10  # no scanner's unit reaches it; PET in Bq/mL stays below 1e9
 
 
 @rule("finite", "must hold finite numbers only", voxels=True)
@@ -29,6 +31,16 @@ def constant(image: Volume, facts: Facts) -> Iterator[Broken]:
     elif flat:  # a sequence that was not scanned may stand there as zeros on purpose
         value = f"one value in channel {', '.join(map(str, flat))}"
         yield Broken(value, "Export it again, or leave the case out", severity=WARNING)
+
+
+@rule("extreme", f"must hold values within ±{LARGEST:g}", voxels=True)
+def extreme(image: Volume, facts: Facts) -> Iterator[Broken]:
+    """One such voxel turns all others into one value when intensities are normalised."""
+    if image.content is None:
+        return
+    ends = [abs(v) for v in (*image.content.low, *image.content.high) if math.isfinite(v)]
+    if ends and max(ends) > LARGEST:
+        yield Broken(f"{max(ends):.3g}", "Repair the export, or leave the case out")
 
 
 @rule("label-integer", "must hold whole numbers, of 0 or more", voxels=True)
@@ -59,7 +71,11 @@ def label_empty(label: Volume, facts: Facts) -> Iterator[Broken]:
 def trailing(volume: Volume, facts: Facts) -> Iterator[Broken]:
     if volume.content is not None and volume.content.trailing:
         value = f"{volume.content.trailing} bytes behind it"
-        yield Broken(value, "Compare its header with the original: the shape may be wrong")
+        cure = "Compare its header with the original: the shape may be wrong"
+        if volume.content.trailing_data:  # no padding: the header describes another volume
+            yield Broken(value, cure, severity=ERROR)
+        else:
+            yield Broken(f"{value}, all of them 0", cure)
 
 
 def _some(values: list[float]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,18 @@ import numpy as np
 from ...errors import UserError
 from ...files import atomic
 from ..quiet import without_warnings
-from .slices import EXTRA, Slice
+from .slices import EXTRA
 
 
 def write_seg(
-    path: Path, labels: np.ndarray, slices: list[Slice], names: dict[int, str], version: str
+    path: Path, labels: np.ndarray, files: Sequence[Path], names: dict[int, str], version: str
 ) -> None:
     """Write a DICOM SEG (binary, one segment a structure) that refers to the source series.
 
     Args:
         path: file to write, atomically; its folder is made.
         labels: ``(X, Y, Z)`` on the grid of the series.
-        slices: of ``read_series``; DICOM requires the patient's data to be copied from them.
+        files: of ``read_series``; DICOM requires the patient's data to be copied from them.
         names: label value -> structure.
         version: of the bundle.
 
@@ -31,6 +32,7 @@ def write_seg(
     """
     try:
         import highdicom as hd
+        import pydicom
         from pydicom.sr.codedict import codes
     except ImportError:
         raise UserError(EXTRA) from None
@@ -56,7 +58,7 @@ def write_seg(
         frames[..., k] = (labels == value).transpose(2, 1, 0)
     with without_warnings():
         segmentation = hd.seg.Segmentation(
-            source_images=[s.header for s in slices],
+            source_images=[pydicom.dcmread(f, stop_before_pixels=True, force=True) for f in files],
             pixel_array=frames,
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=described,

@@ -3,36 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from ...errors import UserError
 from ..quiet import without_warnings
-from ..scan import Scan, as_scan
+from .kind import HEAD, dicom_kind
+from .mixture import refuse_mixture, series_notes
 from .slices import EXTRA, Slice, check_slice, in_order
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def read_series(
-    files: Sequence[Path], series: str = "", anonymous: bool = False
-) -> tuple[Scan, list[Slice]]:
-    """Read the one series of a folder, or the one asked for.
+@dataclass(frozen=True)
+class Asked:
+    """What is wanted of a folder's files.
 
-    Every file counts: a DICOM file that does not read is refused, since a slice may be lost in it;
-    other files are passed over. Slices must be whole, of one size and direction, at distinct and
-    evenly spaced places, and as many must come out as went in.
+    Attributes:
+        series: series UID, or the name of one file of the series; empty for the only one.
+        anonymous: name slices by number, not by file.
+        modality: as the bundle's metadata.json has it; empty for any.
+        any_modality: another modality is a note, not a refusal.
+        most_voxels: that memory takes; None for any number.
+    """
+
+    series: str = ""
+    anonymous: bool = False
+    modality: str = ""
+    any_modality: bool = False
+    most_voxels: int | None = None
+
+
+@dataclass
+class Series:
+    """A volume ``array`` (X, Y, Z) float32, voxel to mm ``affine`` (RAS), its files by their place
+    along the third axis, and what is odd about it.
+    """
+
+    array: np.ndarray
+    affine: np.ndarray
+    files: list[Path]
+    notes: list[str] = field(default_factory=list)
+
+
+def decode_series(files: Sequence[Path], asked: Asked) -> Series:
+    """Read the one series of a folder, or the one asked for; native code may end this process.
+
+    Every file counts: one that does not read is refused, since a slice may be lost in it. Slices
+    must be whole, of one patient, one size and one direction, at distinct and evenly spaced
+    places, and as many must come out as went in.
 
     Args:
-        files: everything in the folder.
-        series: series UID, or the name of one file of the series.
-        anonymous: name slices by number, not by file.
-
-    Returns:
-        the volume, and its slices in the order of its third axis.
+        files: DICOM files of one folder.
+        asked: which series, and what it must be.
 
     Raises:
         UserError: naming the slice and the rule. No value of a DICOM tag stands in a message.
@@ -42,25 +68,34 @@ def read_series(
         import pydicom
     except ImportError:
         raise UserError(EXTRA) from None
-    slices = _chosen(_headers(files, pydicom, anonymous), series)
+    slices = _chosen(_headers(files, pydicom, asked.anonymous), asked.series)
+    _refuse_size(slices, asked.most_voxels)
     for s in slices:
         check_slice(s)
+    refuse_mixture(slices)
     slices = in_order(slices)
-    return _pixels(slices, itk), slices
+    notes = series_notes(slices, asked.modality, asked.any_modality)
+    for s in slices:
+        s.header.PixelData = b""  # ITK reads it again: one copy is enough
+    array, affine = _pixels(slices, itk)
+    return Series(array, affine, [s.path for s in slices], notes)
 
 
 def _headers(files: Sequence[Path], pydicom: Any, anonymous: bool) -> list[Slice]:
-    """DICOM files with pixels, by path. A damaged one is refused; other kinds are passed over."""
+    """Files with pixels, by path. A damaged one is refused; other DICOM objects are passed over."""
     slices = []
     for number, path in enumerate(sorted(files), start=1):
         name = f"file {number} of {len(files)}" if anonymous else path.name
-        marked = _is_marked(path, name)
-        if not marked and not path.name.lower().endswith((".dcm", ".ima", ".dicom")):
-            continue
         try:
+            bare = _is_bare(path, name)
             with without_warnings():
-                header = pydicom.dcmread(path, force=False)
+                header = pydicom.dcmread(path, force=bare)
                 header.SeriesInstanceUID, header.SOPClassUID  # noqa: B018
+        except UserError:
+            raise
+        except OSError as error:
+            msg = f"{name} cannot be opened ({error.strerror}). Correct its rights."
+            raise UserError(msg) from None
         except Exception as error:
             kind = type(error).__name__  # its text may hold tag values
             msg = f"{name} does not read as DICOM ({kind}): a slice may be lost. Restore it."
@@ -73,13 +108,22 @@ def _headers(files: Sequence[Path], pydicom: Any, anonymous: bool) -> list[Slice
     return slices
 
 
-def _is_marked(path: Path, name: str) -> bool:
-    try:
-        with path.open("rb") as handle:
-            return handle.read(132)[128:] == b"DICM"
-    except OSError as error:
-        msg = f"{name} cannot be opened ({error.strerror}). Correct its rights."
-        raise UserError(msg) from None
+def _is_bare(path: Path, name: str) -> bool:
+    with path.open("rb") as handle:
+        head = handle.read(HEAD)
+    bare = dicom_kind(head) == "bare"
+    if bare and head.startswith(b"\x02\0"):  # ITK takes it for another kind of file
+        msg = f"{name} has lost its preamble and its mark DICM. Restore it, or convert the series."
+        raise UserError(msg)
+    return bare
+
+
+def _refuse_size(slices: list[Slice], most: int | None) -> None:
+    """Before a pixel is unpacked: a compressed slice may announce anything."""
+    voxels = sum(int(s.header.Rows or 0) * int(s.header.get("Columns") or 0) for s in slices)
+    if most is not None and voxels > most:
+        msg = f"it has {voxels:,} voxels; the memory that is free takes {most:,}. Crop it."
+        raise UserError(msg)
 
 
 def _chosen(slices: list[Slice], series: str) -> list[Slice]:
@@ -106,7 +150,7 @@ def _chosen(slices: list[Slice], series: str) -> list[Slice]:
     return slices
 
 
-def _pixels(slices: list[Slice], itk: Any) -> Scan:
+def _pixels(slices: list[Slice], itk: Any) -> tuple[np.ndarray, np.ndarray]:
     itk.ProcessObject.SetGlobalWarningDisplay(False)  # they name paths
     try:
         image = itk.imread([str(s.path) for s in slices], itk.F)
@@ -126,7 +170,7 @@ def _pixels(slices: list[Slice], itk: Any) -> Scan:
     if np.abs(_LPS_TO_RAS[:3, :3] @ origin - affine[:3, 3]).max() > 0.01:
         msg = "ITK places the series elsewhere than its slices say. Convert it to NIfTI."
         raise UserError(msg)
-    return as_scan([nib.Nifti1Image(array, affine)])
+    return np.ascontiguousarray(array, np.float32), affine
 
 
 def _affine(slices: list[Slice]) -> np.ndarray:

@@ -14,6 +14,7 @@ from ..quiet import without_warnings
 EXTRA = "DICOM needs itk, pydicom and highdicom: pip install 'perforated-monai[dicom]'."
 _STEP_TOLERANCE = 0.02  # of the slice step; scanners round positions to about a hundredth of a mm
 _DIRECTION_TOLERANCE = 1e-3
+_GREY = ("MONOCHROME1", "MONOCHROME2")  # a palette without its table ends ITK's process
 _SAME = 1e-3  # mm; slices closer than this lie at one place
 
 
@@ -79,7 +80,8 @@ def _check_kind(s: Slice) -> None:
             "for example with dcm2niix."
         )
         raise UserError(msg)
-    if int(h.get("SamplesPerPixel", 1)) != 1:
+    grey = str(h.get("PhotometricInterpretation", "MONOCHROME2")) in _GREY
+    if int(h.get("SamplesPerPixel", 1)) != 1 or not grey:
         msg = f"{s.name} must hold grey values; it has colours. Remove or convert it."
         raise UserError(msg)
     needed = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "PixelData")
@@ -107,7 +109,8 @@ def _check_geometry(s: Slice) -> None:
 def _check_pixels(s: Slice) -> None:
     h = s.header
     expected = int(h.Rows) * int(h.Columns) * ((int(h.BitsAllocated) + 7) // 8)
-    if h.file_meta.TransferSyntaxUID.is_compressed:
+    syntax = h.file_meta.get("TransferSyntaxUID")  # a file without preamble has none
+    if syntax is not None and syntax.is_compressed:
         try:
             h.pixel_array  # noqa: B018
         except Exception as error:

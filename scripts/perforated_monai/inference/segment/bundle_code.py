@@ -20,7 +20,7 @@ def bundle_code(folder: str | Path) -> Iterator[None]:
     caller has put there stays. Loading a bundle does this by itself; code of a bundle that imports
     more of it only when a volume comes needs it around the call too.
     """
-    place = str(folder)
+    place = str(Path(folder).absolute())  # other libraries change the working folder
     with _changing:
         if place not in _users and place in sys.path:
             ours = False

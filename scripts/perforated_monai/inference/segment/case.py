@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from typing import Any
 import nibabel as nib
 
 from ...errors import UserError
-from ...files import sha256
-from ..scan import Scan
+from ...files import hash_of, sha256
+from ..scan import Scan, as_scan
 from .cases import Case, shown
 from .cores import Turns
+from .earlier import OUTDATED, set_aside
 from .header import Header
 from .mask import write_mask
 from .read import hash_files, read_headers, read_nifti
@@ -26,6 +28,7 @@ from .table import DONE, FAILED, Row, measure_structures
 
 # Volumes above this are read, segmented and written alone: two would not fit a laptop.
 LARGE = 20_000_000  # voxels
+LARGEST_SLICE = 2**30  # bytes
 _PROBABILITY_SCALE = 1 / 65535
 
 
@@ -37,7 +40,8 @@ class _Work:
     headers: list[Header] = field(default_factory=list)
     checksum: str = ""
     nifti: nib.Nifti1Header | None = None
-    series: Any = None
+    series: list[Path] | None = None
+    notes: list[str] = field(default_factory=list)  # what is odd about the scan
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextlib.contextmanager
@@ -62,6 +66,8 @@ class CaseRun:
         options: of the run.
         earlier: rows of an earlier run, by case; a case that did not change is kept.
         turns: for the network.
+        source: what was asked for, as a row says it: ``Run.source``.
+        aside: masks of earlier rows that were moved aside when the run began.
     """
 
     def __init__(
@@ -71,9 +77,12 @@ class CaseRun:
         options: Options,
         earlier: dict[str, Row],
         turns: Turns,
+        source: str = "",
+        aside: Collection[Path] = (),
     ) -> None:
         self.segmenter, self.bundle = segmenter, segmenter.bundle
         self.output, self.options, self.earlier, self.turns = output, options, earlier, turns
+        self.source, self.aside = source, aside
         self.settings = segmenter.settings_hash(options.series)
         self._one_large = threading.Lock()
 
@@ -83,7 +92,7 @@ class CaseRun:
         row: Row = {"case": case.name, "status": FAILED, "reason": "", "notes": []}
         try:
             with work.timed("read"):
-                work.headers = check_headers(case, self.segmenter)
+                work.headers = check_headers(case, self.segmenter, self.options)
             with self._one_large if work.large else contextlib.nullcontext():
                 done = self._run(work)
             if done is None:
@@ -91,10 +100,12 @@ class CaseRun:
             row |= done
         except Exception as error:
             row["reason"] = self._reason(error)
+            with contextlib.suppress(OSError):  # what stands there now is of another scan or bundle
+                self._set_aside(case)
         parts = ("read", "network", "write")
         row |= {f"seconds_{k}": round(work.seconds.get(k, 0.0), 3) for k in parts}
         row |= {"bundle_version": self.bundle.version, "settings": self.settings}
-        row["engine"] = self.segmenter.settings["engine"]
+        row |= {"engine": self.segmenter.settings["engine"], "source": self.source}
         if work.checksum:
             row["input_sha256"] = work.checksum
         return row, False
@@ -102,12 +113,13 @@ class CaseRun:
     def _run(self, work: _Work) -> Row | None:
         """None: nothing changed since an earlier run."""
         with work.timed("read"):
-            work.checksum = hash_files(work.case.files)
+            work.checksum = hash_files(work.case.files, self.options.anonymous)
             if self._unchanged(work.case, work.checksum):
                 return None
             scan, work.series = read_scan(work.case, self.segmenter, self.options, work.headers)
             work.nifti = scan.nifti
             prepared = self.segmenter.prepare(scan)
+            work.notes = list(prepared.notes)
             del scan
         with self.turns.turn(work.large), work.timed("network"):
             predicted = self.segmenter.infer(prepared)
@@ -120,16 +132,12 @@ class CaseRun:
         row = self.earlier.get(case.name)
         if not row or row.get("input_sha256") != checksum or row.get("settings") != self.settings:
             return False
-        paths = [self._target(case)]
-        if self.options.preview:
-            paths.append(self._target(case, "preview", ".png"))
-        if self.segmenter.probabilities:
-            paths.append(self._target(case, "prob"))
-        if self.options.dicom_seg and case.dicom:
-            paths.append(self._target(case, self.bundle.postfix, ".dcm"))
-        if not all(path.is_file() for path in paths):
-            return False
-        return sha256(paths[0].read_bytes()) == row.get("mask_sha256")
+        mask, segmentation, probabilities, preview = self._outputs(case)
+        paths = [mask]
+        paths += [preview] if self.options.preview else []
+        paths += [probabilities] if self.segmenter.probabilities else []
+        paths += [segmentation] if self.options.dicom_seg and case.dicom else []
+        return all(path.is_file() for path in paths) and is_as_written(mask, row)
 
     def _written(self, work: _Work, predicted: Predicted) -> Row:
         case = work.case
@@ -138,8 +146,10 @@ class CaseRun:
         names = self.bundle.labels if result.labels.ndim == 3 else self.bundle.channel_names
         structures = measure_structures(result.labels, affine, names)
         target = self._target(case)
+        self._make_way(case)
         self._extras(work, result, affine)
         write_mask(target, result.labels, affine, work.nifti)
+        self._forget_old(case)
         row: Row = {
             "status": DONE,
             "notes": result.notes,
@@ -168,13 +178,48 @@ class CaseRun:
                 self._target(case, "preview", ".png"),
                 *(scan.image[0].numpy(), result.labels, affine, self.bundle.labels),
                 case.name,
-                [n for n in result.notes if n.startswith("out of range")],
+                work.notes,
             )
         if self.options.dicom_seg and work.series is not None:
             from ..dicom import write_seg
 
             path = self._target(case, self.bundle.postfix, ".dcm")
             write_seg(path, result.labels, work.series, self.bundle.labels, self.bundle.version)
+
+    def _make_way(self, case: Case) -> None:
+        """Move aside what stands under the names of this case and is of no row that is known.
+
+        Raises:
+            UserError: when the case's folder lies outside the output folder, behind a link.
+        """
+        root, target = os.path.realpath(self.output), self._target(case)
+        if not os.path.realpath(target.parent).startswith(root):
+            msg = "its folder in the output is a link to another place. Remove the link."
+            raise UserError(msg)
+        if case.name not in self.earlier:
+            self._set_aside(case)
+
+    def _set_aside(self, case: Case) -> None:
+        names = [p.relative_to(self.output).as_posix() for p in self._outputs(case)]
+        set_aside(self.output, names)
+
+    def _forget_old(self, case: Case) -> None:
+        """Delete what was moved aside, where a row named it, or the new file is the same."""
+        for path in self._outputs(case):
+            old = path.with_name(path.name + OUTDATED)
+            if not old.is_file() or not path.is_file():
+                continue
+            if path in self.aside or hash_of(old) == hash_of(path):
+                old.unlink()
+
+    def _outputs(self, case: Case) -> tuple[Path, Path, Path, Path]:
+        """Mask, DICOM SEG, probabilities and preview of a case, whether asked for or not."""
+        return (
+            self._target(case),
+            self._target(case, self.bundle.postfix, ".dcm"),
+            self._target(case, "prob"),
+            self._target(case, "preview", ".png"),
+        )
 
     def _target(self, case: Case, postfix: str | None = None, suffix: str = ".nii.gz") -> Path:
         path = self.output / case.target
@@ -192,7 +237,15 @@ class CaseRun:
         return _without_folders(text)
 
 
-def check_headers(case: Case, segmenter: Segmenter) -> list[Header]:
+def is_as_written(mask: Path, row: Row) -> bool:
+    """Whether a mask is there, byte by byte as its row says."""
+    try:
+        return hash_of(mask) == row.get("mask_sha256")
+    except OSError:
+        return False
+
+
+def check_headers(case: Case, segmenter: Segmenter, options: Options) -> list[Header]:
     """Headers of a case's NIfTI files; of a DICOM series none.
 
     Raises:
@@ -201,8 +254,9 @@ def check_headers(case: Case, segmenter: Segmenter) -> list[Header]:
     if case.problem:
         raise UserError(case.problem)
     if case.dicom:
+        _refuse_large_slices(case, options)
         return []
-    headers = read_headers(case.files, segmenter.bundle.channels)
+    headers = read_headers(case.files, segmenter.bundle.channels, options.anonymous)
     segmenter.check_range(headers[0].shape, headers[0].affine)
     segmenter.check_memory(headers[0].voxels)
     return headers
@@ -210,15 +264,38 @@ def check_headers(case: Case, segmenter: Segmenter) -> list[Header]:
 
 def read_scan(
     case: Case, segmenter: Segmenter, options: Options, headers: list[Header]
-) -> tuple[Scan, Any]:
-    """A case's volume, and its slices where it is a DICOM series."""
+) -> tuple[Scan, list[Path] | None]:
+    """A case's volume, and its files by their place where it is a DICOM series."""
+    bundle = segmenter.bundle
     if not case.dicom:
-        return read_nifti(case.files, segmenter.bundle.channels, headers), None
-    from ..dicom import read_series
+        return read_nifti(case.files, bundle.channels, headers, options.anonymous), None
+    from ..dicom import Asked, read_series
 
-    scan, series = read_series(case.files, options.series, options.anonymous)
+    asked = Asked(
+        series=options.series,
+        anonymous=options.anonymous,
+        modality=bundle.modality,
+        any_modality=segmenter.allow_out_of_range,
+        most_voxels=segmenter.most_voxels(),
+    )
+    series = read_series(case.files, asked)
+    scan = as_scan([nib.Nifti1Image(series.array, series.affine)])
+    scan.notes += series.notes
     segmenter.check_range(scan.shape, scan.affine)
-    return scan, series
+    return scan, series.files
+
+
+def _refuse_large_slices(case: Case, options: Options) -> None:
+    """Before a byte is hashed: a sparse file may be larger than any disk."""
+    for number, path in enumerate(case.files, start=1):
+        size = path.stat().st_size
+        if size > LARGEST_SLICE:
+            name = f"file {number}" if options.anonymous else path.name
+            msg = (
+                f"{name} of the series has {size:,} bytes; one slice has at most "
+                f"{LARGEST_SLICE:,}. Restore or remove it."
+            )
+            raise UserError(msg)
 
 
 def _without_folders(text: str) -> str:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
 
 from ...errors import UserError
-from .case import LARGE, CaseRun, check_headers, read_scan
+from ...files import sha256
+from .case import LARGE, CaseRun, check_headers, is_as_written, read_scan
 from .cases import Case, find_cases
 from .cores import Turns
-from .mask import remove_leftovers
+from .earlier import files_of, set_aside
+from .found import unshown
+from .mask import LOCK, remove_leftovers
 from .report import Report
 from .segmenter import Segmenter
 from .states import Options, Prepared
@@ -34,6 +38,7 @@ class Summary:
 
     rows: list[Row]
     kept: int = 0
+    lost: list[str] = field(default_factory=list)  # cases that were done, whose mask is gone
 
     @property
     def failed(self) -> list[Row]:
@@ -42,10 +47,10 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """0 all done, 3 some failed, 1 none done."""
+        """0 all done, 3 some failed, 1 none done or a mask lost."""
         if not self.failed:
             return 0
-        return 1 if len(self.failed) == len(self.rows) else 3
+        return 1 if self.lost or len(self.failed) == len(self.rows) else 3
 
 
 def segment_folder(
@@ -71,21 +76,26 @@ def segment_folder(
             fails raises nothing: it has a row.
     """
     options = options or Options()
-    output = Path(output)
-    cases, left_out = find_cases(source, output, options.anonymous)
+    given, output = output, Path(output).absolute()
+    channels = segmenter.bundle.inputs
+    cases, left_out = find_cases(source, given, options.anonymous, channels)
+    if any(case.dicom for case in cases):
+        from ..dicom import start_reader
+
+        start_reader()
     with _locked(output):
         remove_leftovers(output)
-        with Report(len(cases), options.progress, options.anonymous) as report:
+        with Report(len(cases), options.progress) as report:
             report.left_out(left_out)
             if segmenter.predict is None and (first := _first(cases, segmenter, options)):
                 segmenter.load(first)
                 report.say(segmenter.reason)
                 del first
-            run = _Run(cases, output, segmenter, options, report)
+            run = _Run(cases, source, output, segmenter, options, report)
             run.all()
-        rows = run.log.close([case.name for case in cases])
-        report.closing(rows, run.kept, output)
-    return Summary(rows, run.kept)
+            summary = run.close()
+        report.closing(summary.rows, run.kept, Path(given))
+    return summary
 
 
 class _Run:
@@ -94,22 +104,36 @@ class _Run:
     def __init__(
         self,
         cases: list[Case],
+        source: str | Path,
         output: Path,
         segmenter: Segmenter,
         options: Options,
         report: Report,
     ) -> None:
-        self.cases, self.report = cases, report
+        self.cases, self.output, self.report = cases, output, report
+        asked = sha256(os.fsencode(Path(source).absolute()))[:16]
         spare = 0 if segmenter.settings["engine"] == "torch" else _SPARE
         cores = min(max(torch.get_num_threads(), _FEWEST), _MOST)
         self.workers = options.workers or cores + spare
         self.turns = Turns(segmenter.at_a_time(self.workers))
         self.log = CaseLog(output, segmenter.bundle.labels.values())
-        earlier = self.log.read() if options.resume else {}
-        done = {k: row for k, row in earlier.items() if row.get("status") == DONE}
-        self.log.open(done.values())
-        self.work = CaseRun(segmenter, output, options, done, self.turns)
+        earlier, names = self.log.read(), {case.name for case in cases}
+        done = {k: row for k, row in earlier.items() if row["status"] == DONE and k in names}
+        if not options.resume:
+            done = {}
+        # A row of this very input is replaced, and its case is done again or gone.
+        self.others = [
+            row
+            for name, row in earlier.items()
+            if name not in names and row.get("source", asked) != asked
+        ]
+        left = {id(row) for row in (*done.values(), *self.others)}
+        old = [name for row in earlier.values() if id(row) not in left for name in files_of(row)]
+        aside = set_aside(output, old)
+        self.log.open([*done.values(), *self.others])
+        self.work = CaseRun(segmenter, output, options, done, self.turns, asked, aside)
         self.kept = 0
+        self._rows: dict[str, Row] = {}
         self._ending = threading.Lock()
 
     def all(self) -> None:
@@ -127,9 +151,28 @@ class _Run:
         row, kept = self.work(case)
         with self._ending:
             self.kept += kept
+            self._rows[case.name] = row
             if not kept:
                 self.log.append(row)
             self.report.done(row, kept)
+
+    def close(self) -> Summary:
+        """A row a case, and for each that is done its mask, read once more; the tables say so."""
+        rows, lost = [], []
+        for case in self.cases:
+            row = self._rows[case.name]
+            if row["status"] == DONE and not is_as_written(self._mask(row), row):
+                lost.append(case.name)
+                reason = "its mask is gone, or another, since it was written. Run it again."
+                row = row | {"status": FAILED, "reason": reason, "mask": ""}
+                self.report.say(f"LOST {case.name}: {reason}")
+            rows.append(row)
+        ours = {row["mask"] for row in rows if row.get("mask")}
+        self.log.close(rows, [row for row in self.others if row.get("mask") not in ours])
+        return Summary(rows, self.kept, lost)
+
+    def _mask(self, row: Row) -> Path:
+        return self.output / unshown(row["mask"])
 
 
 def _first(cases: list[Case], segmenter: Segmenter, options: Options) -> list[Prepared]:
@@ -137,7 +180,7 @@ def _first(cases: list[Case], segmenter: Segmenter, options: Options) -> list[Pr
     prepared: list[Prepared] = []
     for case in cases:
         with contextlib.suppress(Exception):
-            headers = check_headers(case, segmenter)
+            headers = check_headers(case, segmenter, options)
             prepared.append(segmenter.prepare(read_scan(case, segmenter, options, headers)[0]))
         if len(prepared) == _FIRST or sum(math.prod(p.shape) for p in prepared) > LARGE:
             break
@@ -147,7 +190,7 @@ def _first(cases: list[Case], segmenter: Segmenter, options: Options) -> list[Pr
 @contextlib.contextmanager
 def _locked(output: Path) -> Iterator[None]:
     """Hold the output folder; also the proof, before the first case, that it can be written."""
-    lock = FileLock(output / ".segment.lock", timeout=0)
+    lock = FileLock(output / LOCK, timeout=0)
     try:
         output.mkdir(parents=True, exist_ok=True)
         lock.acquire()

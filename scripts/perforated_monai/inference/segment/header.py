@@ -9,7 +9,16 @@ from dataclasses import dataclass, field
 import nibabel as nib
 import numpy as np
 
-from ...data.check.header_rules import affine, orientation, scaling, sform_qform, spacing
+from ...data.check.header_rules import (
+    affine,
+    orientation,
+    origin,
+    scaling,
+    sform_qform,
+    shear,
+    spacing,
+    unit,
+)
 from ...data.check.volume import Volume
 from ...errors import UserError
 from ...rules import ERROR
@@ -17,6 +26,7 @@ from ...rules import ERROR
 LARGEST_HEADER = 540
 MOST_VOXELS = 4_000_000_000  # 16 GB as float32
 AFFINE_TOLERANCE = 1e-4  # mm; as for the mask against its input
+_PADDING = 16  # bytes; headers are rounded up to a multiple of it
 _SIZES = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 
 
@@ -51,7 +61,7 @@ def parse_header(data: bytes, channels: int | None) -> Header:
     shape = tuple(int(n) for n in nifti.get_data_shape())
     _check_shape(shape, channels)
     _check_type(nifti)
-    notes = _geometry_notes(nifti, raw)
+    notes = _geometry_notes(nifti, raw) + _offset_notes(data, nifti)
     volume = math.prod(shape) * nifti.get_data_dtype().itemsize
     return Header(
         nifti=nifti,
@@ -75,6 +85,9 @@ def _decoded(data: bytes) -> tuple[nib.Nifti1Header, nib.Nifti1Header]:
         raise UserError(msg)
     try:
         raw = kind(data[: kind.sizeof_hdr], check=False)
+        if not math.isfinite(float(raw["vox_offset"])):
+            msg = f"vox_offset is {raw['vox_offset']}"
+            raise ValueError(msg)
         nifti = kind.from_fileobj(io.BytesIO(data))
         if bytes(nifti["magic"].item())[:2] != b"n+":
             msg = "no NIfTI magic"
@@ -124,12 +137,30 @@ def _check_type(nifti: nib.Nifti1Header) -> None:
         raise UserError(msg)
 
 
+def _offset_notes(data: bytes, nifti: nib.Nifti1Header) -> list[str]:
+    """Where the voxels begin, against the extensions that stand before them."""
+    size = int(nifti.sizeof_hdr)
+    begin, offset = size + 4, int(nifti.get_data_offset())
+    first = data[begin : begin + 4]
+    order = "little" if nifti.endianness == "<" else "big"
+    extension = int.from_bytes(first, order) if data[size : size + 1] > b"\0" else 0  # type: ignore[arg-type]
+    if extension and not 0 < extension <= offset - begin:
+        msg = (
+            f"voxels must begin behind the extensions; vox_offset is {offset}, and an extension of "
+            f"{extension:,} bytes begins at {begin}. Restore the file."
+        )
+        raise UserError(msg)
+    if not extension and offset > begin + _PADDING:
+        return [f"its voxels begin at byte {offset}, though no extension stands before them"]
+    return []
+
+
 def _geometry_notes(nifti: nib.Nifti1Header, raw: nib.Nifti1Header) -> list[str]:
     """Rules of the data check on where a volume lies; what is odd but usable becomes a note."""
     volume = Volume("", header=nifti, raw=raw)
     told = {"sform-qform", "scaling"} | ({"spacing"} if int(raw["sform_code"]) > 0 else set())
     notes = []
-    for rule in (affine, spacing, sform_qform, orientation, scaling):
+    for rule in (affine, origin, unit, spacing, sform_qform, shear, orientation, scaling):
         for finding in rule.findings("", volume, None):
             if finding.severity == ERROR and rule.name not in told:
                 msg = f"it {finding.message}; got {finding.value}. {finding.cure}."

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import gzip
-import re
+import os
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
 from ...errors import UserError
-from ...files import atomic
+from ...files import atomic, cure_of, is_temporary
 from .header import AFFINE_TOLERANCE
 
 _GEOMETRY = (
     *("qform_code", "sform_code", "xyzt_units", "srow_x", "srow_y", "srow_z"),
     *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
 )
+LOCK = ".segment.lock"  # in an output folder while a run fills it
 _LEVEL = 1  # masks are long runs: higher levels cost time and save little
 
 
@@ -61,7 +62,8 @@ def write_mask(
         if not isinstance(cause, OSError):
             raise
         msg = (
-            f"its mask cannot be written ({cause.strerror or cause}). Free space and use --resume."
+            f"its mask cannot be written ({cause.strerror or cause}). {cure_of(cause)}, and use "
+            "--resume."
         )
         raise UserError(msg) from error
 
@@ -98,8 +100,15 @@ def verify_mask(
 
 
 def remove_leftovers(folder: Path) -> int:
-    """Delete temporary files of killed runs; the folder must be locked."""
-    leftovers = [p for p in folder.rglob(".*.tmp") if re.fullmatch(r"\..+\.\d+\.tmp", p.name)]
+    """Delete temporary files of killed runs; the folder must be locked.
+
+    What is not ours by its name stays, and so does what lies in the output folder of another run,
+    which may be at work.
+    """
+    leftovers = []
+    for here, folders, names in os.walk(folder):
+        folders[:] = [f for f in folders if not (Path(here) / f / LOCK).exists()]
+        leftovers += [Path(here) / name for name in names if is_temporary(name)]
     for path in leftovers:
         path.unlink(missing_ok=True)
     return len(leftovers)

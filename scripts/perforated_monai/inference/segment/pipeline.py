@@ -65,6 +65,8 @@ class InferenceBundle:
     mirror_axes: tuple[int, ...] = ()
     skip_empty_border: bool = False
     phantom_weights: bool = False
+    inputs: dict[int, str] = field(default_factory=dict)
+    modality: str = ""
     _config: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def pipeline(self) -> Pipeline:
@@ -133,7 +135,10 @@ def load_bundle(folder: str | Path, overlap: float | None = None) -> InferenceBu
     Raises:
         UserError: for a missing or unusable file, key or weight.
     """
-    folder = Path(folder)
+    given, folder = folder, Path(folder).absolute()
+    if folder.is_file():
+        msg = f"{given} is a file; a bundle is a folder. Unpack it, and give the folder."
+        raise UserError(msg)
     file = find_config(folder, "inference")
     config = _read(folder, file.name if file is not None else "inference.json")
     metadata = _read(folder, "metadata.json")
@@ -165,6 +170,8 @@ def load_bundle(folder: str | Path, overlap: float | None = None) -> InferenceBu
         mirror_axes=tuple(segment.get("mirror_axes", ())),
         skip_empty_border=bool(segment.get("skip_empty_border", False)),
         phantom_weights=bool(segment.get("phantom_weights", False)),
+        inputs={int(k): str(v) for k, v in image.get("channel_def", {}).items()},
+        modality=str(image.get("modality", "")),
         _config=config,
     )
 
@@ -199,7 +206,11 @@ def _without_files(config: dict[str, Any], folder: Path) -> str:
     saving = [t for t in steps if _class(t) == "SaveImaged"]
     steps[:] = [t for t in steps if t not in saving]
     postfix = saving[0].get("output_postfix", "trans") if saving else "seg"
-    return str(ConfigParser({**config, "_postfix": postfix}).get_parsed_content("_postfix"))
+    postfix = str(ConfigParser({**config, "_postfix": postfix}).get_parsed_content("_postfix"))
+    if postfix != Path(postfix).name or not postfix.isprintable():
+        msg = f"{folder}: output_postfix must be part of a file name; got {postfix!r}. Correct it."
+        raise UserError(msg)
+    return postfix
 
 
 def _class(transform: dict[str, Any]) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -13,6 +15,7 @@ import numpy as np
 
 from ...errors import UserError
 from ..scan import Scan, as_scan
+from .found import irregular
 from .header import AFFINE_TOLERANCE, LARGEST_HEADER, Header, parse_header
 
 # Real scans stay below 60:1; only volumes of one value reach gzip's 1030:1.
@@ -22,7 +25,7 @@ _TRAILING = 2**20  # bytes behind the voxels that are let pass
 _BLOCK = 2**22
 
 
-def hash_files(files: Sequence[Path]) -> str:
+def hash_files(files: Sequence[Path], anonymous: bool = False) -> str:
     """sha256 over the files' bytes, in order.
 
     Raises:
@@ -30,38 +33,65 @@ def hash_files(files: Sequence[Path]) -> str:
     """
     digest = hashlib.sha256()
     for path in files:
-        with _opened(path) as handle:
+        with _opened(path, anonymous) as handle:
             while block := handle.read(_BLOCK):
                 digest.update(block)
     return digest.hexdigest()
 
 
-def read_header(path: Path, channels: int | None) -> Header:
+def read_header(path: Path, channels: int | None, anonymous: bool = False) -> Header:
     """Header of a ``.nii`` or ``.nii.gz``, checked; no voxel is read.
 
     Raises:
-        UserError: see ``parse_header``; or for a file that cannot be read or is not gzip.
+        UserError: see ``parse_header``; or for a file that cannot be read, is not gzip, or has
+            another size than its header says.
     """
-    with _opened(path) as handle:
-        return parse_header(next(_blocks(handle, path, LARGEST_HEADER), b""), channels)
+    with _opened(path, anonymous) as handle:
+        _refuse_other_packing(handle, path)
+        header = parse_header(next(_blocks(handle, path, LARGEST_HEADER), b""), channels)
+        size = os.fstat(handle.fileno()).st_size
+    packed = path.name.lower().endswith(".gz")
+    if size > header.bytes * (1.01 if packed else 1) + _TRAILING:  # before all of it is hashed
+        msg = (
+            f"it must have about {header.bytes:,} bytes; it has {size:,}. Restore the file, or "
+            "correct the header's shape."
+        )
+        raise UserError(msg)
+    return header
 
 
-def read_headers(files: Sequence[Path], channels: int) -> list[Header]:
+def read_headers(files: Sequence[Path], channels: int, anonymous: bool = False) -> list[Header]:
     """Headers of one file with all channels, or of one file a channel.
+
+    Args:
+        files: ``.nii`` or ``.nii.gz``.
+        channels: of the bundle.
+        anonymous: name no file in messages.
 
     Raises:
         UserError: for a refused header, or channels that lie on different grids.
     """
     if len(files) not in (1, channels):
-        msg = f"the bundle needs {channels} channels; the list gives {len(files)} files."
+        msg = (
+            f"the bundle needs {channels} channel{'s' * (channels > 1)}; the list gives "
+            f"{len(files)} files. Name one file a channel."
+        )
         raise UserError(msg)
-    headers = [read_header(f, channels if len(files) == 1 else 1) for f in files]
+    if len(files) == 1:
+        return [read_header(files[0], channels, anonymous)]
+    headers = []
+    for k, path in enumerate(files, start=1):
+        with _of_channel(k, path, anonymous):
+            headers.append(read_header(path, 1, anonymous))
     _refuse_other_grids(headers)
     return headers
 
 
 def read_nifti(
-    files: Sequence[Path], channels: int, headers: Sequence[Header] | None = None
+    files: Sequence[Path],
+    channels: int,
+    headers: Sequence[Header] | None = None,
+    anonymous: bool = False,
 ) -> Scan:
     """Read one file with all channels, or one file a channel.
 
@@ -69,23 +99,40 @@ def read_nifti(
         files: ``.nii`` or ``.nii.gz``.
         channels: of the bundle.
         headers: of ``read_headers``, where they were read before.
+        anonymous: name no file in messages.
 
     Raises:
-        UserError: as ``read_headers``, or for a damaged or cut file, or values that are not finite.
+        UserError: as ``read_headers``, or for a damaged or cut file, or values that are not usable.
     """
-    headers = headers or read_headers(files, channels)
-    images = [_whole(f, h) for f, h in zip(files, headers, strict=True)]
+    headers = headers or read_headers(files, channels, anonymous)
+    images, notes = [], [note for h in headers for note in h.notes]
+    for k, (path, header) in enumerate(zip(files, headers, strict=True), start=1):
+        with _of_channel(k, path, anonymous) if len(files) > 1 else contextlib.nullcontext():
+            image, note = _whole(path, header, anonymous)
+        images.append(image)
+        notes += [note] if note else []
     scan = as_scan(images, headers[0].nifti)
-    scan.notes = [note for h in headers for note in h.notes]
+    scan.notes = [*notes, *scan.notes]
     scan.affine = headers[0].affine
     return scan
 
 
-def _whole(path: Path, header: Header) -> nib.Nifti1Image:
+@contextlib.contextmanager
+def _of_channel(number: int, path: Path, anonymous: bool) -> Iterator[None]:
+    """Say of which channel a message is."""
+    try:
+        yield
+    except UserError as error:
+        name = "" if anonymous else f" ({path.name})"
+        msg = f"channel {number}{name}: {error}"
+        raise UserError(msg) from error.__cause__
+
+
+def _whole(path: Path, header: Header, anonymous: bool) -> tuple[nib.Nifti1Image, str]:
     """Read to the end of the gzip stream, where its checksum stands, but never past the voxels."""
     limit = header.bytes + _TRAILING
     data = bytearray()
-    with _opened(path) as handle:
+    with _opened(path, anonymous) as handle:
         for block in _blocks(handle, path, _BLOCK):
             data += block
             if len(data) > limit:
@@ -95,12 +142,46 @@ def _whole(path: Path, header: Header) -> nib.Nifti1Image:
     if len(data) < header.bytes:
         msg = f"it must have {header.bytes:,} bytes; it ends after {len(data):,}. Restore the file."
         raise UserError(msg)
+    note = _behind(data[header.bytes :], header)
     kind = nib.Nifti2Image if isinstance(header.nifti, nib.Nifti2Header) else nib.Nifti1Image
     try:
-        return kind.from_stream(io.BytesIO(data))
+        return kind.from_stream(io.BytesIO(data)), note
     except Exception as error:
         msg = f"it cannot be read ({type(error).__name__}: {error}). Restore the file."
         raise UserError(msg) from error
+
+
+def _behind(rest: bytearray, header: Header) -> str:
+    """A note about bytes behind the voxels that are padding.
+
+    Raises:
+        UserError: for any other: the header describes another volume.
+    """
+    if any(rest):
+        msg = (
+            f"it must end after {header.bytes:,} bytes; {len(rest):,} more follow, and the shape "
+            f"{header.shape} may be wrong. Restore the file, or correct its header."
+        )
+        raise UserError(msg)
+    return f"{len(rest):,} bytes, all of them 0, follow its voxels" if rest else ""
+
+
+def _refuse_other_packing(handle, path: Path) -> None:
+    """A name that says gzip, or does not, of a file that is otherwise."""
+    first = handle.read(6)
+    handle.seek(0)
+    packed = path.name.lower().endswith(".gz")
+    sizes = {n.to_bytes(4, order) for n in (348, 540) for order in ("little", "big")}  # type: ignore[arg-type]
+    if packed and first[:4] in sizes:
+        msg = "its name ends in .gz, and it is plain NIfTI. Rename it to .nii, or compress it."
+        raise UserError(msg)
+    if not packed and first[:2] == b"\x1f\x8b":
+        msg = "it must begin with a NIfTI header; it is gzip. Rename it to .nii.gz, or unpack it."
+        raise UserError(msg)
+    kinds = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip", b"\x1f\x9d": "compress"}
+    if name := next((kind for magic, kind in kinds.items() if first.startswith(magic)), ""):
+        msg = f"it must be NIfTI or gzip; it is {name}. Unpack it."
+        raise UserError(msg)
 
 
 def _blocks(handle, path: Path, size: int):
@@ -145,11 +226,14 @@ def _refuse_ratio(size: int, packed: int) -> None:
         raise UserError(msg)
 
 
-def _opened(path: Path):
+def _opened(path: Path, anonymous: bool = False):
+    if problem := irregular(path):
+        raise UserError(problem)
     try:
         return path.open("rb")
     except OSError as error:
-        msg = f"it cannot be opened ({error.strerror}). Correct its rights or its name."
+        name = "its file" if anonymous else path.name
+        msg = f"{name} cannot be opened ({error.strerror}). Correct its rights or its name."
         raise UserError(msg) from None
 
 

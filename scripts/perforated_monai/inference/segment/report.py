@@ -26,11 +26,10 @@ class Report:
     Args:
         cases: how many there are.
         enabled: False shows nothing.
-        anonymous: name nothing that was left out.
     """
 
-    def __init__(self, cases: int, enabled: bool = True, anonymous: bool = False) -> None:
-        self.enabled, self.anonymous = enabled, anonymous
+    def __init__(self, cases: int, enabled: bool = True) -> None:
+        self.enabled = enabled
         self._cases, self._done = cases, 0
         self._terminal = enabled and sys.stderr.isatty()
         self._bar: Any = tqdm(
@@ -50,8 +49,7 @@ class Report:
     def left_out(self, lines: list[str]) -> None:
         """Say what the search passed over."""
         if lines:
-            text = f"{len(lines)} folders" if self.anonymous else "; ".join(lines)
-            self.say(f"left out: {text}")
+            self.say(f"left out: {'; '.join(lines)}")
 
     def say(self, text: str) -> None:
         """A line beside the bar."""
@@ -83,7 +81,7 @@ class Report:
         if shown := rows if len(rows) <= _MOST_ROWS else failed[:_MOST_ROWS]:
             console.print(_table(shown))
         done = [row for row in rows if row["status"] == DONE]
-        seconds = [row["seconds_network"] for row in done]
+        seconds = [row.get("seconds_network", 0.0) for row in done]
         pace = f", median {statistics.median(seconds):.2f} s in the network" if seconds else ""
         again = f" ({kept} of them kept from before)" if kept else ""
         console.print(

@@ -199,6 +199,11 @@ class Segmenter:
             msg = f"it needs {as_text(need)} of memory; {as_text(free)} are free. Crop it."
             raise UserError(msg)
 
+    def most_voxels(self) -> int | None:
+        """Of one channel, that can be read and preprocessed; None when unknown."""
+        free = self._free()
+        return None if free is None else free // (3 * 4 * self.bundle.channels)
+
     def check_range(self, shape: tuple[int, ...], affine: np.ndarray) -> list[str]:
         """Notes about a volume unlike the training volumes.
 

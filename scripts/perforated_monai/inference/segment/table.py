@@ -21,6 +21,7 @@ from ...errors import UserError
 from ...files import write_text
 
 DONE, FAILED = "done", "failed"
+CSV, JSONL = "cases.csv", "cases.jsonl"
 _FIRST = ("case", "status", "reason", "notes", "mask")
 _LAST = (
     *("confidence_mean", "confidence_lowest_decile"),
@@ -42,10 +43,20 @@ class CaseLog:
     Args:
         folder: output folder.
         structures: names of the bundle's structures, for the columns.
+
+    Raises:
+        UserError: for a file of these names that is no such table.
     """
 
     def __init__(self, folder: Path, structures: Iterable[str]) -> None:
-        self.jsonl, self.csv = folder / "cases.jsonl", folder / "cases.csv"
+        self.jsonl, self.csv = folder / JSONL, folder / CSV
+        foreign = self.csv.exists() and not is_table(self.csv)
+        if foreign or (_size(self.jsonl) and not self.csv.exists() and not self.read()):
+            msg = (
+                f"{(self.csv if foreign else self.jsonl).name} in the output folder is not a table "
+                "of segment and would be lost. Choose another output folder, or move it."
+            )
+            raise UserError(msg)
         names = [_key(name) for name in structures]
         measured = [f"{kind}_{name}" for name in names for kind in ("volume_ml", "components")]
         self.columns = [*_FIRST, *measured, *_LAST]
@@ -58,18 +69,7 @@ class CaseLog:
 
     def read(self) -> dict[str, Row]:
         """Last whole row of each case of an earlier run; a torn last line is none."""
-        try:
-            lines = self.jsonl.read_text(encoding="utf-8", errors="replace").split("\n")
-        except FileNotFoundError:
-            return {}
-        rows: dict[str, Row] = {}
-        for line in lines:
-            try:
-                row = json.loads(line)
-                rows[row["case"]] = row
-            except (ValueError, TypeError, KeyError):
-                continue
-        return rows
+        return read_rows(self.jsonl)
 
     def append(self, row: Row) -> None:
         """Add a row to both; not synced: a row that a power cut takes costs one case more.
@@ -79,24 +79,69 @@ class CaseLog:
         """
         for path, text in ((self.jsonl, _json(row)), (self.csv, self._csv([row]))):
             try:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("a", encoding="utf-8", newline="") as handle:
                     handle.write(text)
             except OSError as error:
                 msg = f"Cannot write {path.name} ({error.strerror}): free space and use --resume."
                 raise UserError(msg) from error
 
-    def close(self, order: list[str]) -> list[Row]:
-        """Leave one row a case, in this order; cases of earlier runs follow."""
-        rows = self.read()
-        ranked = [rows.pop(name) for name in order if name in rows]
-        self.open([*ranked, *rows.values()])
-        return ranked
+    def close(self, rows: list[Row], others: Iterable[Row] = ()) -> None:
+        """Leave these rows, one a case, and behind them those of cases of other runs."""
+        self.csv.parent.mkdir(parents=True, exist_ok=True)
+        self.open([*rows, *others])
 
     def _csv(self, rows: list[Row]) -> str:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerows([[_cell(row.get(name)) for name in self.columns] for row in rows])
         return text.getvalue()
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file begins as the ``cases.csv`` of a run does."""
+    first = ",".join(_FIRST).encode()
+    try:
+        with path.open("rb") as handle:
+            return handle.read(len(first)) == first
+    except OSError:
+        return False
+
+
+def read_rows(path: Path) -> dict[str, Row]:
+    """Last row of each case in a ``cases.jsonl``; lines that are no row are passed over."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return {}
+    rows: dict[str, Row] = {}
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if _is_row(row):
+            rows[row["case"]] = row
+    return rows
+
+
+def _is_row(row: Any) -> bool:
+    """What the run and its report read has its type: anybody may have edited the table."""
+    if not isinstance(row, dict) or row.get("status") not in (DONE, FAILED):
+        return False
+    texts = ("case", "reason", *(k for k in ("mask", "settings", "source") if k in row))
+    numbers = [v for k, v in row.items() if k.startswith(("seconds_", "volume_ml_", "confidence_"))]
+    notes = row.get("notes", [])
+    return (
+        all(isinstance(row.get(key), str) for key in texts)
+        and isinstance(notes, list)
+        and all(isinstance(note, str) for note in notes)
+        and all(v is None or isinstance(v, (int, float)) for v in numbers)
+    )
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,71 @@
+"""What an earlier run left in an output folder, and where masks go that are no longer true.
+
+A mask stands under its final name only beside the row that it was made with. Masks of a run that
+is done again, of cases that fail now and of cases that are gone are moved aside: they get an ending
+that no program reads as a volume.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path, PurePath
+
+from .found import unshown
+from .table import CSV, JSONL, Row, is_table, read_rows
+
+OUTDATED = ".outdated"
+_GZ = ".nii.gz"
+
+
+def is_output(folder: Path) -> bool:
+    """Whether a run has written its tables there."""
+    return is_table(folder / CSV) and (folder / JSONL).is_file()
+
+
+class Masks:
+    """Which files are masks of earlier runs: the table of a folder above names them."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, frozenset[str]] = {}
+
+    def __contains__(self, path: Path) -> bool:
+        return any(path.relative_to(f).as_posix() in self._of(f) for f in path.parents)
+
+    def _of(self, folder: Path) -> frozenset[str]:
+        if folder not in self._known:
+            rows = read_rows(folder / JSONL).values() if is_output(folder) else ()
+            self._known[folder] = frozenset(name for row in rows for name in files_of(row))
+        return self._known[folder]
+
+
+def files_of(row: Row) -> list[str]:
+    """Mask of a row and what may stand beside it, relative to the output folder.
+
+    Whoever wrote the table, none of them leads out of that folder.
+    """
+    mask = PurePath(unshown(row.get("mask") or ""))
+    if mask.is_absolute() or ".." in mask.parts or not mask.name.endswith(_GZ):
+        return []
+    name = mask.name[: -len(_GZ)]
+    target = name.rpartition("_")[0]
+    names = (mask.name, f"{name}.dcm", f"{target}_prob{_GZ}", f"{target}_preview.png")
+    return [mask.with_name(n).as_posix() for n in names]
+
+
+def set_aside(output: Path, relative: Iterable[str]) -> list[Path]:
+    """Move files aside; the paths that they had. What is behind a link to elsewhere stays.
+
+    Args:
+        output: folder of the masks.
+        relative: paths below it; what is not there is passed over.
+    """
+    root, moved = os.path.realpath(output), []
+    for name in relative:
+        path = output / name
+        here = os.path.realpath(path.parent)
+        inside = here == root or here.startswith(root + os.sep)
+        if inside and os.path.lexists(path) and not (path.is_dir() and not path.is_symlink()):
+            path.replace(path.with_name(path.name + OUTDATED))
+            moved.append(path)
+    return moved
