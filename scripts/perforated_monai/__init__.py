@@ -12,8 +12,10 @@ from ._version import __version__ as __version__
 if TYPE_CHECKING:
     from .bundle.overlay.watch import bundle_unchanged, watch_bundle
     from .bundle.overrides import guard_command_line
+    from .data.affine_crop import RandAffineCropd
     from .data.dataset import CaseDataset, EpochSampler
     from .data.lists import datalist, find_volumes
+    from .data.one_hot import OneHotd
     from .data.regions import LabelRegionsd
     from .dendrites.config import DendriteConfig
     from .dendrites.layer import DendriticLayer
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from .networks.build import build_network
     from .networks.weights import load_weights
     from .training.case_table import CaseTable
+    from .training.dice_ce import SoftmaxDiceCELoss
     from .training.run_config import merged_config
     from .training.run_handler import RunHandler
     from .training.sparsity_handler import SparsityHandler
@@ -34,7 +37,10 @@ __all__ = [
     "DendriticLayer",
     "EpochSampler",
     "LabelRegionsd",
+    "OneHotd",
+    "RandAffineCropd",
     "RunHandler",
+    "SoftmaxDiceCELoss",
     "SparsityHandler",
     "UserError",
     "build_network",

@@ -2,11 +2,12 @@
 
 import hashlib
 
+import monai
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.data import DataLoader
+from monai.data import DataLoader, MetaTensor
 from monai.transforms import (
     Compose,
     EnsureTyped,
@@ -166,6 +167,15 @@ def test_the_cache_stays_as_it_was_filled(cases: list[dict]) -> None:
         image = dataset[(epoch, 0)]["image"]
         assert torch.equal(image.as_tensor(), 2 * torch.from_numpy(cases[0]["image"]))
         assert len(image.applied_operations) == 1  # the flip
+
+
+def test_plain_tensors_stay_plain(cases: list[dict]) -> None:
+    """MONAI's random transforms would give them meta data that nobody reads."""
+    steps = [EnsureTyped(KEYS, track_meta=False), RandGaussianNoised("image", prob=1.0)]
+    found = CaseDataset(cases, steps)[(1, 0)]
+    assert type(found["image"]) is type(found["label"]) is torch.Tensor
+    assert monai.data.get_track_meta()
+    assert isinstance(CaseDataset(cases, [EnsureTyped(KEYS), *steps[1:]])[0]["image"], MetaTensor)
 
 
 def test_by_index_alone_is_epoch_0(cases: list[dict]) -> None:

@@ -69,7 +69,7 @@ class DiskCache:
             case: its entry of the datalist; values that are paths of files count by their content.
             make: transforms it; called at most once.
         """
-        key = sha256(f"{self.key} {_stamp(case)}".encode())
+        key = sha256(f"{self.key} {stamp(case)}".encode())
         file = self.folder / _name(case)
         kept, reason = _read(file, key)
         if not reason:
@@ -106,7 +106,7 @@ def _label(case: dict[str, Any]) -> str:
     return str(case.get("case") or Path(str(next(iter(case.values()), "case"))).name)
 
 
-def _stamp(case: dict[str, Any]) -> str:
+def stamp(case: dict[str, Any]) -> str:
     """Content of a case's files, value of the rest.
 
     The whole file is hashed: a time stamp may survive a replacement (`cp -p`, archives), and
@@ -165,7 +165,8 @@ def describe(value: Any, inside: tuple[int, ...] = ()) -> str:
     if id(value) in inside:
         return "<itself>"
     inside = (*inside, id(value))
-    if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
+    plain = (bool, int, float, complex, str, bytes, types.EllipsisType)
+    if value is None or isinstance(value, plain):
         return f"{type(value).__name__} {value!r}"
     if isinstance(value, Enum):
         return f"{type(value).__qualname__}.{value.name}"

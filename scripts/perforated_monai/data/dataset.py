@@ -8,6 +8,7 @@ MONAI's own DataLoader gives other augmentations for 0, 1 and 2 workers.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -16,11 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data import MetaTensor, get_track_meta, set_track_meta
 from monai.transforms import Compose, Randomizable, apply_transform
 from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from ..errors import UserError
 from .cache import DiskCache
+from .crops import KeptCrops
 from .usable import refuse_constant
 
 _MOST_WORKERS = 256
@@ -78,6 +81,9 @@ class CaseDataset(Dataset):
         cache: keep the deterministic part in memory (Task04: about 0.2 GB).
         cache_dir: also keep it in files there, for later runs; None keeps none. A changed file or
             transform is noticed (see ``DiskCache``).
+        crops_dir: keep what the random transforms make as well, for the other runs of this seed:
+            arms of a study, restarts, workers; None keeps none (see ``KeptCrops``).
+        crops_gb, crops_dtype: bound of that folder, and how it keeps images.
 
     Raises:
         UserError: for a case that cannot be read or transformed, naming its files.
@@ -90,6 +96,9 @@ class CaseDataset(Dataset):
         seed: int = 0,
         cache: bool = True,
         cache_dir: str | Path | None = None,
+        crops_dir: str | Path | None = None,
+        crops_gb: float = 4.0,
+        crops_dtype: str = "float32",
     ) -> None:
         if not data:
             msg = "The datalist is empty: no case to read. Check dataset_dir, manifest and fold."
@@ -103,6 +112,9 @@ class CaseDataset(Dataset):
         self._fixed, self._random = Compose(steps[:first]), Compose(steps[first:])
         self._cached: dict[int, Any] = {}
         self._disk = DiskCache(cache_dir, self._fixed) if cache_dir else None
+        self._crops = None
+        if crops_dir:
+            self._crops = KeptCrops(crops_dir, self.transform, seed, crops_gb, crops_dtype)
         # What each data worker is reading; shared, so that it outlives a worker that is killed.
         self._reading = torch.full((_MOST_WORKERS,), -1, dtype=torch.int64).share_memory_()
 
@@ -125,12 +137,19 @@ class CaseDataset(Dataset):
         return [_case_name(self.data[i]) for i in self._reading.tolist() if i >= 0]
 
     def _get(self, epoch: int, index: int) -> Any:
+        if self._crops is None:
+            return self._made(epoch, index)
+        return self._crops.get(self.data[index], epoch, index, lambda: self._made(epoch, index))
+
+    def _made(self, epoch: int, index: int) -> Any:
         item = self._deterministic(index)
         state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(2)
         self._random.set_random_state(seed=int(state[0]))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(state[1]))
-            return self._apply(self._random, item, index)
+            # Not torch.manual_seed: where a GPU is not in use it formats the whole stack each time.
+            torch.default_generator.manual_seed(int(state[1]))
+            with _meta_data(_has_meta_data(item)):
+                return self._apply(self._random, item, index)
 
     def _deterministic(self, index: int) -> Any:
         if not self.cache:
@@ -153,6 +172,22 @@ class CaseDataset(Dataset):
             return apply_transform(transform, item, map_items=False)
         except Exception as error:
             raise UserError(describe_failure(self.data[index], error)) from error
+
+
+def _has_meta_data(item: Any) -> bool:
+    """Whether an item holds a tensor with meta data; where it is not a dict, it may."""
+    return not isinstance(item, dict) or any(isinstance(v, MetaTensor) for v in item.values())
+
+
+@contextlib.contextmanager
+def _meta_data(wanted: bool) -> Iterator[None]:
+    """Without them, let MONAI's transforms add none: many make a ``MetaTensor`` of any tensor."""
+    before = get_track_meta()
+    set_track_meta(before and wanted)
+    try:
+        yield
+    finally:
+        set_track_meta(before)
 
 
 def _case_name(case: dict[str, Any]) -> str:

@@ -48,6 +48,16 @@ class Places:
     manifest: Path | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def cases(self) -> Path:
+        """Folder of loaded and resampled cases, for all trials."""
+        return self.work / "cases"
+
+    @property
+    def crops(self) -> Path:
+        """Folder of augmented crops, for all trials."""
+        return self.work / "crops"
+
     def kept(self, trial: Trial) -> Path:
         """Folder of what is kept of a trial."""
         return self.results / trial.id

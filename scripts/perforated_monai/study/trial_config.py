@@ -96,6 +96,11 @@ def command(study: Study, trial: Trial, places: Places, file: Path) -> list[str]
     words += ["--bundle_root", str(study.bundle_root), "--dataset_dir", str(places.dataset)]
     if places.manifest is not None:
         words += ["--manifest", str(places.manifest)]
+    # Trials of a study read the same cases, and those of a seed and fold the same crops.
+    known = json.loads(files[0].read_text(encoding="utf-8"))
+    for key, folder in (("cache_dir", places.cases), ("crops_dir", places.crops)):
+        if key in known and key not in study.settings:
+            words += [f"--{key}", str(folder)]
     return [*words, "--output_dir", str(places.run(trial))]
 
 

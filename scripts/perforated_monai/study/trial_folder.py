@@ -127,7 +127,7 @@ def commit_of(folder: Path) -> str:
 def without_paths(config: dict[str, Any]) -> dict[str, Any]:
     """A run's configuration without folders of this machine."""
     config = dict(config)
-    for key in ("bundle_root", "dataset_dir", "output_dir", "manifest", "cache_dir"):
+    for key in ("bundle_root", "dataset_dir", "output_dir", "manifest", "cache_dir", "crops_dir"):
         value = config.get(key)
         if isinstance(value, str) and not value.startswith("$"):
             config[key] = Path(value).name

@@ -33,13 +33,20 @@ def last_line(best: Best, grown: bool, folder: Path) -> str:
 
 def bad_loss(trainer: Any, loss: float, checkpoints: Path) -> str:
     """A loss that is not finite, with the cases of its batch."""
-    batch = trainer.state.batch if isinstance(trainer.state.batch, list) else []
-    cases = [str(b.get("case", "?")) for b in batch if isinstance(b, dict)]
+    cases = _cases_of(trainer.state.batch)
     kept = f"epoch {trainer.state.epoch - 1} is kept in {checkpoints}"
     return (
         f"The loss is {loss} in epoch {trainer.state.epoch}, case(s) {', '.join(cases)}. Look "
         f"for NaN in these volumes or lower the learning rate; the checkpoint of {kept}."
     )
+
+
+def _cases_of(batch: Any) -> list[str]:
+    """Names of a batch's cases, of a trainer that decollates or of one that does not."""
+    if isinstance(batch, dict):
+        return [str(case) for case in batch.get("case", ["?"])]
+    items = batch if isinstance(batch, list) else []
+    return [str(item.get("case", "?")) for item in items if isinstance(item, dict)]
 
 
 def advice(trainer: Any, error: BaseException) -> str | None:

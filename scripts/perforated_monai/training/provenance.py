@@ -23,6 +23,8 @@ _NO_RESULT = {
     "pin_memory",
     "progress",
     "cache_dir",
+    "crops_dir",
+    "crops_gb",
     "process_group_timeout",
     # Tells RunHandler where the configuration is; it is no part of what the configuration says.
     "run_config",

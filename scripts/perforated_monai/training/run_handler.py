@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from monai.handlers import from_engine
 from torch import nn
 
 from ..errors import UserError, is_bundle_run
@@ -223,7 +222,7 @@ class RunHandler:
             seed_everything(self.seed, trainer.state.epoch, distributed.rank())
 
     def _iteration_completed(self, trainer: Any) -> None:
-        loss = float(from_engine("loss", first=True)(trainer.state.output))
+        loss = _loss_of(trainer.state.output)
         if not math.isfinite(loss):
             raise UserError(bad_loss(trainer, loss, self.checkpoints.folder))
         self._losses.append(loss)
@@ -344,3 +343,8 @@ class RunHandler:
             self.growth.close()
         self._sigterm.restore()
         self.folder.release()
+
+
+def _loss_of(output: Any) -> float:
+    """The loss of a step; a trainer that decollates has one entry a case, with the loss in each."""
+    return float((output if isinstance(output, Mapping) else output[0])["loss"])
