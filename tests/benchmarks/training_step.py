@@ -3,10 +3,10 @@
     python tests/benchmarks/training_step.py --data Task04_Hippocampus [--before CHECKOUT]
 
 For each network of the hippocampus bundle one process trains with the shipped configuration, one
-with kept crops that it makes, and one that reads those. With ``--before`` one more runs the same of
-another checkout (``git worktree add CHECKOUT COMMIT``). The processes take turns, epoch by epoch, one
-thread each, and only one computes at a time. Prints a Markdown table of CPU milliseconds (user and
-system), medians over epochs; the first epoch, which loads the cases, is left out.
+with kept crops that it makes, and one that reads those. With ``--before`` one more runs the same
+of another checkout (``git worktree add CHECKOUT COMMIT``). The processes take turns, epoch by
+epoch, one thread each, and only one computes at a time. Prints a Markdown table of CPU milliseconds
+(user and system), medians over epochs; the first epoch, which loads the cases, is left out.
 
 - data: what the data loader takes for a batch
 - network: forward, backward and optimizer of the bare network on a batch like those
@@ -94,7 +94,7 @@ def measure(network: str, arguments: argparse.Namespace) -> dict[str, str]:
 def child(
     checkout: str, network: str, crops: str, arguments: argparse.Namespace
 ) -> subprocess.Popen:
-    """A process that trains with the code and the bundle of a checkout, an epoch a line of stdin."""
+    """A process that trains with code and bundle of a checkout, an epoch a line of stdin."""
     words = [sys.executable, "-W", "ignore", __file__, "--child", checkout, network, crops]
     words += ["--data", arguments.data, "--cases", str(arguments.cases)]
     words += ["--epochs", str(arguments.epochs)]

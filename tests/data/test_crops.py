@@ -266,7 +266,7 @@ def test_a_folder_that_cannot_be_made_is_refused(cases, tmp_path) -> None:
 
 def test_tensors_with_meta_data_are_refused_with_the_cure(cases, tmp_path) -> None:
     steps = [LoadImaged(KEYS, reader="NibabelReader"), RandFlipd(KEYS)]
-    with pytest.raises(UserError, match="image is a MetaTensor. Put EnsureTyped with track_meta"):
+    with pytest.raises(UserError, match=r"image is a MetaTensor\. Put EnsureTyped with track_meta"):
         CaseDataset(cases, steps, crops_dir=tmp_path / "crops")[(1, 0)]
     with pytest.raises(UserError, match="keeps a dict of tensors a case; got list"):
         CaseDataset(cases, [lambda case: [case]], crops_dir=tmp_path / "crops")[(1, 0)]

@@ -35,7 +35,7 @@ _SUFFIX = ".crop"
 
 
 class KeptCrops:
-    """Items of a data set in a folder, one file each; processes may share it, and it may be deleted.
+    """Items of a data set in a folder, one file each; processes may share it, and delete it.
 
     A file's name is the sha256 of all that made it: the content of the case's files, transforms,
     seed, epoch and index, the versions of the libraries and of this package, and the kind of
