@@ -145,12 +145,13 @@ class KeptCrops:
 
 
 def _sizes(folder: Path) -> list[tuple[float, int, str]]:
-    """Time of the last reading, bytes and path of every kept crop."""
+    """Time of the last reading, bytes and path of every file."""
     found = []
-    for path in folder.glob(f"epoch*/*{_SUFFIX}"):
-        with contextlib.suppress(FileNotFoundError):
-            state = path.stat()
-            found.append((state.st_mtime, state.st_size, str(path)))
+    for pattern in (f"epoch*/*{_SUFFIX}", "epoch*/.*.tmp"):  # a killed process leaves the second
+        for path in folder.glob(pattern):
+            with contextlib.suppress(FileNotFoundError):
+                state = path.stat()
+                found.append((state.st_mtime, state.st_size, str(path)))
     return found
 
 
