@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from .networks.build import build_network
     from .networks.weights import load_weights
     from .training.case_table import CaseTable
-    from .training.dice_ce import SoftmaxDiceCELoss
     from .training.run_config import merged_config
     from .training.run_handler import RunHandler
     from .training.sparsity_handler import SparsityHandler
@@ -40,7 +39,6 @@ __all__ = [
     "OneHotd",
     "RandAffineCropd",
     "RunHandler",
-    "SoftmaxDiceCELoss",
     "SparsityHandler",
     "UserError",
     "build_network",

@@ -21,7 +21,6 @@ NAMES = {
     "OneHotd": "data.one_hot",
     "RandAffineCropd": "data.affine_crop",
     "RunHandler": "training.run_handler",
-    "SoftmaxDiceCELoss": "training.dice_ce",
     "SparsityHandler": "training.sparsity_handler",
     "UserError": "errors",
     "build_network": "networks.build",
