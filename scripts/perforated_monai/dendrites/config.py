@@ -14,6 +14,7 @@ from ..errors import UserError
 from .formula import ACTIVATIONS
 from .kind import Kind
 from .kinds import KINDS, SETTINGS, owners
+from .kinds.sited import SitedKind
 
 INITIALISATIONS = ("normal", "layer")
 LAYERS = ("all", "auto", "random")
@@ -53,6 +54,10 @@ class DendriteConfig(_OfKinds):
             layer that has no dendrite of the kind stays as it is, with a warning; a layer named in
             full is refused. The settings of the kinds (``groups``, ``rank``, …) are settings here
             as well; each belongs to its kind.
+        sets: what one set is made of, when it mixes kinds: a list such as ``[{kind: distal}, {kind:
+            apical, hidden: 4}]``. A part has its kind, that kind's settings, and ``layers`` (shell
+            patterns over module names), ``layer_types`` and ``exclude`` of its own. Kind and its
+            settings are then given in the parts alone; no two parts may take one layer.
         activation: non-linearity f of a dendrite, one of ``sigmoid``, ``tanh``, ``relu``,
             ``identity``.
         initialisation: ``"normal"`` draws every dendrite weight from N(0, scale²) (the library's
@@ -85,6 +90,7 @@ class DendriteConfig(_OfKinds):
     improvement_threshold: list[float] = knob([0.001, 0.0001, 0.0], "relative gain, by sets there")
     improvement_threshold_raw: float = knob(1e-5, "and this much of the score (0 to 1)")
     kind: str = knob("copy", f"or {', '.join(list(KINDS)[1:])}: 4-26 % of that")
+    sets: list[dict[str, Any]] = knob([], "parts of one set that mixes kinds; [] for one kind")
     activation: str = knob("sigmoid", "f of a dendrite: sigmoid, tanh, relu, identity")
     initialisation: str = knob("normal", "the layer's own; or normal, N(0, scale²)")
     scale: float = knob(0.01, "with normal use 0.01")
@@ -108,6 +114,9 @@ class DendriteConfig(_OfKinds):
         for name in ("patience", "max_dendrites", "tries"):
             _whole(name, getattr(self, name), least=1)
         _choice("kind", self.kind, list(KINDS))
+        _list("sets", self.sets, (dict,), "parts, each with its kind", empty=True)
+        if self.sets:
+            self._expect_parts()
         own = [s.name for s in KINDS[self.kind].settings()]
         for name, setting in SETTINGS.items():
             value = getattr(self, name)
@@ -118,6 +127,8 @@ class DendriteConfig(_OfKinds):
                 msg = f"{name} belongs to {owners(name)}; got {name} with kind {self.kind!r}."
                 raise UserError(msg)
         _choice("layers", self.layers, LAYERS)
+        if not self.sets:
+            self._expect_kind()
         _whole("probe_batches", self.probe_batches, least=8)
         for name in ("auto_layers", "parameter_budget"):
             _whole(name, getattr(self, name), least=0)
@@ -145,6 +156,52 @@ class DendriteConfig(_OfKinds):
                 msg = f"{name} must be true or false; got {getattr(self, name)!r}."
                 raise UserError(msg)
 
+    def _expect_kind(self) -> None:
+        try:
+            kind = self.dendrite
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        if isinstance(kind, SitedKind) and self.layers != "all":
+            msg = (
+                f"layers {self.layers} ranks kinds that read a layer's input, and {kind.name} "
+                "chooses its own places. Take layers: all, or another kind."
+            )
+            raise UserError(msg)
+
+    def _expect_parts(self) -> None:
+        beside = [n for n in ("kind", *SETTINGS) if getattr(self, n) != _DEFAULTS[n]]
+        if beside:
+            msg = f"sets name their kinds and settings themselves: take {beside[0]} out beside it."
+            raise UserError(msg)
+        if self.layers != "all":
+            msg = (
+                f"layers {self.layers} ranks layers of one kind; sets mix kinds. Take layers: all."
+            )
+            raise UserError(msg)
+        for i, part in enumerate(self.sets):
+            wrong = [key for key in part if key not in _PART]
+            if wrong or "kind" not in part:
+                got = f"{wrong[0]!r}" if wrong else "none"
+                msg = f"sets, part {i + 1}: a part has kind and {', '.join(_PART[1:])}; got {got}."
+                raise UserError(msg)
+        for part in self.parts:  # each is a configuration of one kind, and checks itself
+            assert not part.sets
+
+    @property
+    def parts(self) -> tuple[DendriteConfig, ...]:
+        """The configurations of the kinds in one set, each of one kind; itself for one kind."""
+        if not self.sets:
+            return (self,)
+        common = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        common |= {"sets": [], **{n: _DEFAULTS[n] for n in ("layer_types", "layer_names")}}
+        made = []
+        for part in self.sets:
+            own = {
+                ("layer_names" if key == "layers" else key): value for key, value in part.items()
+            }
+            made.append(DendriteConfig(**{**common, **own}))
+        return tuple(made)
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DendriteConfig:
         """Build from a mapping such as the overlay's ``config``; unknown names are refused."""
@@ -165,7 +222,14 @@ class DendriteConfig(_OfKinds):
 
     @property
     def dendrite(self) -> Kind:
-        """The kind of dendrite that is asked for."""
+        """The kind of dendrite that is asked for, where ``sets`` does not mix several.
+
+        Raises:
+            UserError: with ``sets``.
+        """
+        if self.sets:
+            msg = "sets mix kinds, and one kind is needed here: give kind instead."
+            raise UserError(msg)
         own = KINDS[self.kind].settings()
         return KINDS[self.kind](**{s.name: getattr(self, s.name) for s in own})
 
@@ -176,6 +240,13 @@ class DendriteConfig(_OfKinds):
     def to_json(self) -> str:
         """All settings as sorted JSON; ``from_dict(json.loads(...))`` gives an equal config."""
         return json.dumps(self.to_dict(), indent=2, sort_keys=True)
+
+
+_DEFAULTS: dict[str, Any] = {
+    f.name: f.default_factory() if callable(f.default_factory) else f.default
+    for f in dataclasses.fields(DendriteConfig)
+}
+_PART = ("kind", "layers", "layer_types", "exclude", *SETTINGS)
 
 
 def _whole(name: str, value: Any, least: int) -> None:

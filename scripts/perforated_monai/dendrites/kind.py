@@ -32,6 +32,19 @@ def count_or_zero(note: str) -> Any:
     return setting(0, note, "a whole number >= 0", lambda v: type(v) is int and v >= 0)
 
 
+def measured(rule: str, holds: Callable[[Any], bool] | None = None, default: Any = 0) -> Any:
+    """A shape that a kind takes from the network: part of a spec, and no setting of a person.
+
+    Args:
+        rule: what a value must be, in words.
+        holds: whether a value of a spec is that; a whole number >= 1 by default.
+        default: while it is unknown.
+    """
+    test = holds or (lambda v: type(v) is int and v >= 1)
+    metadata = {"rule": rule, "holds": test, "measured": True}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
 @dataclass(frozen=True)
 class Kind(ABC):
     """A kind of dendrite; its fields are its settings, 0 where one is chosen for each layer.
@@ -41,6 +54,11 @@ class Kind(ABC):
     """
 
     name: ClassVar[str]
+
+    @property
+    def least_size(self) -> int:
+        """Voxels an axis that the map it reads must have."""
+        return 1
 
     @abstractmethod
     def fits(self, layer: nn.Module) -> Self:
@@ -82,13 +100,14 @@ class Kind(ABC):
 
     @classmethod
     def settings(cls) -> tuple[dataclasses.Field[Any], ...]:
-        """The settings of this kind, in order."""
-        return dataclasses.fields(cls)
+        """The settings of this kind that a person gives, in order."""
+        return tuple(f for f in dataclasses.fields(cls) if "measured" not in f.metadata)
 
     def entry(self) -> dict[str, Any]:
-        """Its part of a layer's entry in a network spec."""
-        values = {s.name: getattr(self, s.name) for s in self.settings()}
-        return {"kind": self.name, **{name: value for name, value in values.items() if value}}
+        """Its part of a layer's entry in a network spec: settings and measured shapes."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        plain = {n: list(v) if isinstance(v, tuple) else v for n, v in values.items() if v}
+        return {"kind": self.name, **plain}
 
     def given(self) -> bool:
         """Whether a setting is given, so that it must suit every layer."""

@@ -10,7 +10,9 @@ from torch import nn
 
 from ..errors import UserError
 from .config import DendriteConfig
-from .kind import UnfitError
+from .kind import Kind, UnfitError
+from .kinds.sited import SitedKind
+from .trace import Trace, trace
 
 
 class NoMatchingLayerError(UserError):
@@ -18,7 +20,49 @@ class NoMatchingLayerError(UserError):
 
 
 def find_layers(network: nn.Module, config: DendriteConfig) -> list[str]:
-    """Names of the layers that will grow, in the network's own order.
+    """Names of the layers that will grow, in the network's own order; see ``find_targets``."""
+    return list(find_targets(network, config))
+
+
+def find_targets(network: nn.Module, config: DendriteConfig) -> dict[str, Kind]:
+    """The layers that will grow, in the network's own order, and the kind of their dendrites.
+
+    A kind that reads a layer's output or the image chooses its places from the shapes of a forward
+    pass, and is settled for them; the others take their layers by type and name.
+
+    Raises:
+        NoMatchingLayerError: as ``input_layers``.
+        UserError: for a network whose shapes cannot be learned, and when two parts of a set take
+            one layer, or a layer and one inside it.
+    """
+    targets: dict[str, Kind] = {}
+    seen: Trace | None = None
+    for part in config.parts:
+        kind = part.dendrite
+        if isinstance(kind, SitedKind):
+            seen = seen or trace(network)
+            found: dict[str, Kind] = {**kind.places(network, seen, part.layer_names, part.exclude)}
+        else:
+            found = dict.fromkeys(input_layers(network, part), kind)
+        for name in found:
+            other = next((n for n in targets if _overlap(n, name)), None)
+            if other is not None:
+                msg = (
+                    f"sets overlap: kinds {targets[other].name} and {kind.name} take {other!r} "
+                    f"and {name!r}. Give the parts layers or exclude that keep them apart."
+                )
+                raise UserError(msg)
+        targets |= found
+    order = [name for name, _ in network.named_modules() if name in targets]
+    return {name: targets[name] for name in order}
+
+
+def _overlap(a: str, b: str) -> bool:
+    return a == b or a.startswith(f"{b}.") or b.startswith(f"{a}.")
+
+
+def input_layers(network: nn.Module, config: DendriteConfig) -> list[str]:
+    """Names of the layers that grow by a kind that reads their input, in the network's order.
 
     A layer grows when its class name is in ``config.layer_types``, its name matches one of
     ``config.layer_names`` and none of ``config.exclude``. Of nested matches the outer one grows
@@ -50,7 +94,7 @@ def find_layers(network: nn.Module, config: DendriteConfig) -> list[str]:
             continue
         chosen.append(name)
     if frozen:
-        warnings.warn(f"Frozen layers do not grow: {', '.join(frozen)}.", stacklevel=2)
+        warnings.warn(f"Frozen layers do not grow: {', '.join(frozen)}.", stacklevel=3)
     if not chosen:
         raise NoMatchingLayerError(_nothing(network, config, typed, frozen))
     return _of_kind(typed, chosen, config)
@@ -84,7 +128,7 @@ def _of_kind(modules: dict[str, nn.Module], chosen: list[str], config: DendriteC
         )
         raise NoMatchingLayerError(msg)
     shown = "; ".join(f"{name} ({reason})" for name, reason in reasons.items())
-    warnings.warn(f"Layers without {kind.name} dendrites do not grow: {shown}.", stacklevel=3)
+    warnings.warn(f"Layers without {kind.name} dendrites do not grow: {shown}.", stacklevel=4)
     return left
 
 

@@ -10,9 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .sites import LAYER, SUM, Main
 
 # The library's names for a layer and its copies, inside the layer's own name.
-_COPY = re.compile(r"\.main_module\.|\.dendrite_module\.layers\.\d+\.")
+_COPY = re.compile(
+    rf"(\.{SUM})?\.main_module(\.{LAYER})?\.|\.{LAYER}\.|(\.{SUM})?\.dendrite_module\.layers\.\d+\."
+)
+# Where a base layer's tensors stand in a grown network, behind the layer's own name.
+_INSIDE = (
+    ("main_module",),
+    (LAYER,),
+    (SUM, "main_module", LAYER),
+)
 _NOT_REDUCED = re.compile(
     r"(^|\.)(parent_module\.|dendrites_to_candidates|dendrites_to_dendrites\.0$|tracker_string$"
     r"|dendrite_values\b)"
@@ -21,7 +30,30 @@ _NOT_REDUCED = re.compile(
 
 def wrapped_modules(network: nn.Module) -> list[tuple[str, Any]]:
     """Layers wrapped by perforatedai, by their name in the base network."""
-    return [(n, m) for n, m in network.named_modules() if type(m).__name__ == "PAINeuronModule"]
+    return [
+        (n.removesuffix(f".{SUM}"), m)
+        for n, m in network.named_modules()
+        if type(m).__name__ == "PAINeuronModule"
+    ]
+
+
+def is_sited(module: Any) -> bool:
+    """Whether the dendrites of a wrapped module read an output or the image, at a site."""
+    return isinstance(module.main_module, Main)
+
+
+def wrapped_name(name: str, sited: bool) -> str:
+    """Where the tracker finds what it wraps for a layer of the base network."""
+    return f"{name}.{SUM}" if sited else name
+
+
+def base_layer(network: nn.Module, name: str, module: Any) -> nn.Module:
+    """The layer of the base network at ``name``, where ``module`` is what wraps it."""
+    if not is_sited(module):
+        return main_layer(module)
+    site = network.get_submodule(name)
+    inside: nn.Module = getattr(site, LAYER, None) or getattr(module.main_module, LAYER)
+    return inside
 
 
 def dendrite_count(module: Any) -> int:
@@ -94,8 +126,11 @@ def unwrapped(state: Mapping[str, Tensor], layers: Iterable[str]) -> dict[str, T
         prefix = next((p for p in prefixes if name.startswith(p)), None)
         if prefix is None:
             tensors[name] = tensor
-        elif name.startswith(f"{prefix}main_module."):
-            tensors[prefix + name.removeprefix(f"{prefix}main_module.")] = tensor
+            continue
+        for inside in _INSIDE:
+            start = prefix + ".".join(inside) + "."
+            if name.startswith(start):
+                tensors[prefix + name.removeprefix(start)] = tensor
     return tensors
 
 
@@ -116,10 +151,13 @@ def grown_name(name: str, live: Mapping[str, Tensor]) -> str:
         KeyError: for a name that ``live``, tensors of a grown network, does not have.
     """
     parts = name.split(".")
-    for i in range(len(parts), 0, -1):
-        inner = ".".join(parts if i == len(parts) else [*parts[:i], "main_module", *parts[i:]])
-        if inner in live:
-            return inner
+    if name in live:
+        return name
+    for i in range(len(parts) - 1, 0, -1):
+        for inside in _INSIDE:
+            inner = ".".join([*parts[:i], *inside, *parts[i:]])
+            if inner in live:
+                return inner
     raise KeyError(name)
 
 

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from ..dendrites.branches import Dendrite
 from ..dendrites.config import DendriteConfig
+from ..dendrites.kind import Kind
+from ..dendrites.kinds.apical import ApicalDendrite
 from ..dendrites.wrapped import unwrapped
 from ..errors import UserError
 from .sandbox import TrackerError, guard, keep_matplotlib_backend
@@ -65,7 +67,7 @@ def import_library() -> tuple[Any, Any]:
     return gpa, upa
 
 
-def apply_settings(pc: Any, config: DendriteConfig, layers: list[str], network: nn.Module) -> None:
+def apply_settings(pc: Any, config: DendriteConfig, wrapped: list[str], network: nn.Module) -> None:
     """Set every setting that matters and read it back: unknown names are accepted and ignored."""
     device = next(network.parameters()).device
     settings = {
@@ -97,7 +99,7 @@ def apply_settings(pc: Any, config: DendriteConfig, layers: list[str], network: 
         "output_dimensions": [-1, 0, -1, -1, -1],
         "module_names_to_perforate": [],
         "modules_to_perforate": [],
-        "module_ids_to_perforate": [f".{name}" for name in layers],
+        "module_ids_to_perforate": [f".{name}" for name in wrapped],
         "module_ids_to_track": [],
         "module_names_to_track": [],
         "using_safe_tensors": True,
@@ -138,16 +140,15 @@ def _identity(x: Tensor) -> Tensor:
     return x
 
 
-def dendrite_maker(config: DendriteConfig) -> Any:
-    """The library's hook for making a dendrite from its layer.
+def dendrite_maker(kind: Kind, config: DendriteConfig) -> Any:
+    """The library's hook for making a dendrite of a kind from its layer.
 
     The library calls it twice for each dendrite: first with the template, then with the product,
     whose weights it has overwritten by N(0, scale²). It uses what the second call returns.
     """
-    kind = config.dendrite
 
     def make(template: nn.Module) -> nn.Module:
-        again = isinstance(template, Dendrite)
+        again = isinstance(template, (Dendrite, ApicalDendrite))
         dendrite = copy.deepcopy(template) if again else kind.make(template)
         for parameter in dendrite.parameters():
             parameter.requires_grad_(True)

@@ -8,13 +8,16 @@ from torch import Tensor, nn
 
 from ..dendrites.branches import Dendrite
 from ..dendrites.kind import Kind
+from ..dendrites.kinds.apical import ApicalDendrite
 from ..dendrites.kinds.copies import Copy
+from ..dendrites.sited_layer import WithImage
+from ..dendrites.sites import ImageSite, drop_hooks, image_sites
 from ..dendrites.wrapped import (
+    base_layer,
     between_rows,
     dendrite_count,
     dendrites_of,
     drop_text_buffer,
-    main_layer,
     output_weights,
     wrapped_modules,
 )
@@ -24,6 +27,9 @@ from ..networks.surgery import add_dendrites, replace_module
 
 def make_plain(network: nn.Module, activation: str) -> dict[str, int]:
     """Replace every module wrapped by perforatedai, in place, by a plain or a dendritic one.
+
+    Dendrites that read the image keep their site and the hook of the root, so that the network
+    stays the object that a trainer holds; ``without_hooks`` makes a network of modules alone.
 
     Args:
         network: grown network.
@@ -38,7 +44,7 @@ def make_plain(network: nn.Module, activation: str) -> dict[str, int]:
     counts: dict[str, int] = {}
     for name, module in wrapped_modules(network):
         count = dendrite_count(module)
-        main = main_layer(module)
+        main = base_layer(network, name, module)
         if count == 0:
             replace_module(network, name, main)
             continue
@@ -53,16 +59,37 @@ def make_plain(network: nn.Module, activation: str) -> dict[str, int]:
             between_rows(module, count, layer.channels),
         )
         layer.train(module.training)
-        replace_module(network, name, layer)
+        site = network.get_submodule(name)
+        if isinstance(site, ImageSite):
+            site.dendritic_sum = layer
+        else:
+            replace_module(network, name, layer)
         counts[name] = count
+    if not image_sites(network):
+        drop_hooks(network)
     drop_text_buffer(network)
     return counts
+
+
+def without_hooks(network: nn.Module) -> nn.Module:
+    """The network of ``make_plain`` as modules alone; itself where no dendrite reads the image."""
+    for name, site in image_sites(network):
+        replace_module(network, name, nn.Identity())
+        drop_hooks(network)
+        return WithImage(network, site.dendritic_sum).train(network.training)  # type: ignore[arg-type]
+    return network
+
+
+def dendritic_layer(network: nn.Module, name: str) -> nn.Module:
+    """The layer with dendrites at a name of the base network, after ``make_plain``."""
+    module = network.get_submodule(name)
+    return module.dendritic_sum if isinstance(module, ImageSite) else module
 
 
 def kind_of(module: Any) -> Kind:
     """The kind of a wrapped layer's dendrites."""
     first = dendrites_of(module)[0]
-    return first.kind if isinstance(first, Dendrite) else Copy()
+    return first.kind if isinstance(first, (Dendrite, ApicalDendrite)) else Copy()
 
 
 def delta_of(network: nn.Module) -> dict[str, Tensor]:

@@ -13,17 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from ..dendrites.config import DendriteConfig
-from ..dendrites.targets import find_layers
+from ..dendrites.kinds.sited import SitedKind
+from ..dendrites.sites import drop_hooks, make_site
+from ..dendrites.targets import find_targets
 from ..dendrites.wrapped import (
+    base_layer,
     count_grown_parameters,
     dendrite_count,
     drop_text_buffer,
     is_scaffold,
-    main_layer,
     refuse_other_network,
     train_dendrites,
     unwrapped,
     wrapped_modules,
+    wrapped_name,
 )
 from ..errors import UserError
 from ..networks.surgery import replace_module
@@ -91,7 +94,8 @@ class Tracker:
         self.folder = Path(folder).resolve()
         self.seed = seed
         self.writes = writes
-        self.candidates = find_layers(network, config)
+        self.kinds = find_targets(network, config)
+        self.candidates = list(self.kinds)
         self.layers = list(self.candidates if layers is None else layers)
         self.best = -math.inf
         self.calls = 0
@@ -120,7 +124,7 @@ class Tracker:
         _open_tracker = self
         try:
             with guard(self.config.verbose), own_random_numbers(self.network, self.seed):
-                apply_settings(gpa.pc, self.config, self.layers, self.network)
+                apply_settings(gpa.pc, self.config, self._make_sites(), self.network)
                 # A fresh folder: perforate_model reads settings of earlier runs from the current
                 # folder and writes its own there.
                 with tempfile.TemporaryDirectory() as empty, inside(empty):
@@ -149,7 +153,8 @@ class Tracker:
     def unwrap(self) -> None:
         """Make the network plain again, without its dendrites, and close; ``open`` may follow."""
         for name, module in self.modules():
-            replace_module(self.network, name, main_layer(module))
+            replace_module(self.network, name, base_layer(self.network, name, module))
+        drop_hooks(self.network)
         drop_text_buffer(self.network)
         while self._dtype_hooks:
             self._dtype_hooks.pop().remove()
@@ -172,18 +177,25 @@ class Tracker:
         best_model = without_layers(state["best_model"], left)
         self.load_state_dict({**state, "best_model": best_model}, unwrapped(network_state, left))
 
+    def _make_sites(self) -> list[str]:
+        """Make the sites that kinds need; the names of what the library is to wrap."""
+        for name in self.layers:
+            if isinstance(self.kinds.get(name), SitedKind):
+                replace_module(self.network, name, make_site(self.network, name, self.kinds[name]))
+        return [wrapped_name(n, isinstance(self.kinds.get(n), SitedKind)) for n in self.layers]
+
     def _prepare_modules(self) -> None:
         tracker = self._gpa.pai_tracker
         # The first score never counts as a best while num_epochs_run is 0 (measured: .9, .5, .5
         # kept .5 as the best).
         tracker.member_vars["num_epochs_run"] = 1
-        tracker.set_create_dendrite_global(dendrite_maker(self.config))
         wrapped = [name for name, _ in self.modules()]
         if wrapped != self.layers:
             missing = [n for n in self.layers if n not in wrapped]
             msg = f"perforatedai did not wrap the layers {missing[:5]} of {len(self.layers)}."
             raise TrackerError(msg)
-        for _, module in self.modules():
+        for name, module in self.modules():
+            module.set_create_dendrite(dendrite_maker(self.kinds[name], self.config))
             set_dimensions_on_first_forward(module)
             self._dtype_hooks.append(keep_dtype(module))
         self._hooks = run_on_plain_tensors(self.network)

@@ -22,7 +22,7 @@ from ..networks.spec import plain_spec
 from ..networks.surgery import dendrites_entry
 from ..training.records import Best, GrowthRecord
 from ..training.run_folder import RunFolder
-from .to_plain import make_plain
+from .to_plain import dendritic_layer, make_plain, without_hooks
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,8 @@ def make_spec(trained: Trained) -> tuple[dict[str, Any], nn.Module]:
     """
     plain = copy.deepcopy(trained.network)
     counts = make_plain(plain, trained.activation) if trained.grown else {}
-    dendrites = {name: dendrites_entry(plain.get_submodule(name)) for name in counts}
+    dendrites = {name: dendrites_entry(dendritic_layer(plain, name)) for name in counts}
+    plain = without_hooks(plain)
     spec = {**plain_spec(trained.base), "dendrites": dendrites}
     network = build_network(spec)
     network.load_state_dict(plain.state_dict(), strict=True)

@@ -12,12 +12,13 @@ from monai.networks.blocks import Convolution
 from torch import nn
 
 from ..dendrites.convolutions import FUSIBLE
-from ..dendrites.kinds import SETTINGS, kind_of_entry
+from ..dendrites.kinds import ENTRY, kind_of_entry
+from ..dendrites.kinds.sited import SitedKind
 from ..errors import UserError
 from . import catalogue as nets
 from .delta import apply_delta
 from .spec import expect_spec
-from .surgery import add_dendrites, replace_module
+from .surgery import add_dendrites, image_last, place_dendrites
 
 
 def build_network(
@@ -50,8 +51,8 @@ def build_network(
     network = _base(dict(spec["base"]))
     if base_weights is not None or delta is not None:
         return apply_delta(network, spec, base_weights, delta)
-    for name, dendrites in spec.get("dendrites", {}).items():
-        replace_module(network, name, _dendritic(network, name, dendrites))
+    for name, dendrites in image_last(spec.get("dendrites", {})):
+        network = place_dendrites(network, name, _dendritic(network, name, dendrites))
     return network
 
 
@@ -86,7 +87,7 @@ def _network_class(name: str) -> type[nn.Module]:
     return network_class
 
 
-_ENTRY = ("count", "kind", *SETTINGS, "activation")
+_ENTRY = ("count", "kind", *ENTRY, "activation")
 
 
 def _dendritic(network: nn.Module, name: str, entry: Mapping[str, Any]) -> nn.Module:
@@ -95,15 +96,15 @@ def _dendritic(network: nn.Module, name: str, entry: Mapping[str, Any]) -> nn.Mo
     except AttributeError:
         msg = f"Network spec names layer {name!r}, which {type(network).__name__} does not have."
         raise UserError(msg) from None
-    if not isinstance(layer, (*FUSIBLE, Convolution)):
-        msg = f"Layer {name!r}: a {type(layer).__name__} takes no dendrites here."
-        raise UserError(msg)
     unknown = [key for key in entry if key not in _ENTRY]
     if unknown:
         msg = f"Layer {name!r}: {unknown[0]!r} is none of {', '.join(_ENTRY)}. Correct the spec."
         raise UserError(msg)
     try:
         kind = kind_of_entry(entry)
+        if not isinstance(kind, SitedKind) and not isinstance(layer, (*FUSIBLE, Convolution)):
+            msg = f"Layer {name!r}: a {type(layer).__name__} takes no dendrites here."
+            raise UserError(msg)
         return add_dendrites(layer, entry.get("count", 0), entry.get("activation", ""), kind)
     except (TypeError, ValueError) as error:
         msg = f"Network spec, layer {name!r}: {error}"

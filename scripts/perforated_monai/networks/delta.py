@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..dendrites.kinds import kind_of_entry
 from ..errors import UserError
-from .surgery import add_dendrites, replace_module
+from .surgery import add_dendrites, image_last, place_dendrites
 from .weights import load_start, read_weights, weights_hash
 
 FILE = "dendrites.pt"
@@ -23,7 +23,7 @@ def apply_delta(
     base_weights: str | Path | None,
     delta: str | Path | None,
 ) -> nn.Module:
-    """Give a plain base network its weights and its dendrites, in place; see ``build_network``.
+    """Give a plain base network its weights and its dendrites; see ``build_network``.
 
     Raises:
         UserError: for a missing part, a hash that is not the spec's, or tensors that do not fit.
@@ -40,8 +40,9 @@ def apply_delta(
         msg = f"{delta} cannot be read ({error.strerror}): name the dendrites.pt of the export."
         raise UserError(msg) from None
     tensors = read_weights(delta)
-    for layer, entry in spec.get("dendrites", {}).items():
-        replace_module(network, layer, _with_dendrites(network, layer, entry, tensors))
+    for layer, entry in image_last(spec.get("dendrites", {})):
+        made = _with_dendrites(network, layer, entry, tensors)
+        network = place_dendrites(network, layer, made)
     if tensors:
         msg = f"{delta} holds tensors that its spec does not name: {', '.join(list(tensors)[:3])}."
         raise UserError(msg)

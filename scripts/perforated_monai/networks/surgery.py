@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from ..dendrites.kind import Kind
 from ..dendrites.kinds.copies import Copy
+from ..dendrites.sited_layer import ImageDendriticLayer, WithImage
 
 
 def replace_module(network: nn.Module, name: str, module: nn.Module) -> None:
     """Put ``module`` at the dotted ``name``; every other reference to the old one is kept."""
     parent, _, child = name.rpartition(".")
     setattr(network.get_submodule(parent), child, module)
+
+
+def place_dendrites(network: nn.Module, name: str, layer: nn.Module) -> nn.Module:
+    """Put a layer of ``add_dendrites`` at the dotted ``name``.
+
+    Returns:
+        the network, changed in place; or a new root around it, for dendrites that read the image.
+        Place those last: inside the new root names have another beginning.
+    """
+    if isinstance(layer, ImageDendriticLayer):
+        replace_module(network, name, nn.Identity())
+        return WithImage(network, layer)
+    replace_module(network, name, layer)
+    return network
+
+
+def image_last(dendrites: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The entries of a spec in the order in which they can be placed."""
+    return sorted(dendrites.items(), key=lambda entry: entry[1].get("reads") == "image")
 
 
 def add_dendrites(layer: nn.Module, count: int, activation: str, kind: Kind | None = None) -> Any:

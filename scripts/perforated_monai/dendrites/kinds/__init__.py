@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from ..kind import Kind
+from .apical import Apical
 from .copies import Copy
 from .depthwise import Depthwise
+from .distal import Distal
 from .grouped import Grouped
 from .low_rank import LowRank
 from .pointwise import Pointwise
 
 # In the order in which messages and overlays name them.
 KINDS: dict[str, type[Kind]] = {
-    kind.name: kind for kind in (Copy, Depthwise, Pointwise, Grouped, LowRank)
+    kind.name: kind for kind in (Copy, Depthwise, Pointwise, Grouped, LowRank, Distal, Apical)
 }
 SETTINGS = {s.name: s for kind in KINDS.values() for s in kind.settings()}
+# What an entry of a spec holds beside count, kind and activation.
+ENTRY = {f.name: f for kind in KINDS.values() for f in fields(kind)}
 
 
 def owners(setting: str) -> str:
     """The kinds that a setting belongs to, for messages."""
-    names = [n for n, kind in KINDS.items() if setting in (s.name for s in kind.settings())]
+    names = [n for n, kind in KINDS.items() if setting in (f.name for f in fields(kind))]
     return f"kind {names[0]}" if len(names) == 1 else f"kinds {', '.join(names)}"
 
 
@@ -35,8 +40,8 @@ def kind_of_entry(entry: Mapping[str, Any]) -> Kind:
     if not isinstance(name, str) or name not in KINDS:
         msg = f"kind must be one of {', '.join(KINDS)}; got {name!r}."
         raise ValueError(msg)
-    own = [s.name for s in KINDS[name].settings()]
-    for key, setting in SETTINGS.items():
+    own = [f.name for f in fields(KINDS[name])]
+    for key, setting in ENTRY.items():
         value = entry.get(key)
         if key not in own and value is not None:
             msg = f"{key} belongs to {owners(key)}; got {key} {value!r} with kind {name}."
