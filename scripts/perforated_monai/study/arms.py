@@ -8,15 +8,28 @@ from pathlib import Path
 from typing import Any
 
 # In the order in which a seed's trials run: what others follow comes first.
-ARMS = ("dendrites", "dendrites_init", "base", "base_long", "wide", "wide_flops", "branch")
+ARMS = (
+    *("dendrites", "dendrites_init", "base", "base_long", "wide", "wide_long", "wide_flops"),
+    *("wide_time", "deeper", "from_start", "branch"),
+)
+# Arms that are a plain network of another size, to match what the arm `dendrites` became.
+SIZED = ("wide", "wide_long", "wide_flops", "wide_time", "deeper")
 # Arms that read what the arm `dendrites` of the same network, fold and seed did.
-DEPENDENT = ("base_long", "wide", "wide_flops", "branch")
+DEPENDENT = ("base_long", *SIZED, "from_start", "branch")
+# Arms that restart optimizer and learning rate where the arm `dendrites` grew.
+RESTARTED = ("base_long", "wide_long", "from_start")
+# Arms that neither grow nor restart: a study may give them another schedule, `plain_settings`.
+PLAIN = ("base", "wide", "wide_flops", "wide_time", "deeper")
 
 WHAT = {
     "base": "the plain network",
     "base_long": "the plain network, learning rate and optimizer restarted where dendrites grew",
     "wide": "a wider plain network with the parameters of the dendritic one (within 2 %)",
     "wide_flops": "a wider plain network with the FLOPs of the dendritic one (within 2 %)",
+    "wide_long": "the same as wide, restarted where dendrites grew",
+    "wide_time": "a wider plain network that takes at least the CPU time of the dendritic one",
+    "deeper": "a plain network of one more level, with the parameters of the dendritic one",
+    "from_start": "the same dendrites from the first epoch on, restarted where dendrites grew",
     "branch": "ordinary parallel convolutions at the same layers and epochs (no non-linearity)",
     "dendrites": "dendrites as the tracker makes them (sigmoid, N(0, 0.01²))",
     "dendrites_init": "dendrites with the layers' own initialisation and tanh",
@@ -65,8 +78,17 @@ def network_settings(network: str) -> dict[str, Any]:
 
 
 def growth_config(arm: str, growth: dict[str, Any]) -> dict[str, Any]:
-    """Settings of ``DendriteConfig`` of a growing arm: the study's, with the arm's own on top."""
-    return {**growth, **_DENDRITES.get(arm, _DENDRITES["dendrites"])}
+    """Settings of ``DendriteConfig`` of a growing arm: the arm's own, with the study's on top."""
+    return {**_DENDRITES.get(arm, _DENDRITES["dendrites"]), **growth}
+
+
+def arm_text(arm: str, growth: dict[str, Any]) -> str:
+    """What an arm is, for a report."""
+    if arm == "dendrites" and "activation" in growth:
+        sets = growth.get("sets") or [{"kind": growth.get("kind", "copy")}]
+        kinds = " and ".join(str(part["kind"]) for part in sets)
+        return f"dendrites of kind {kinds}, grown by the tracker"
+    return WHAT[arm]
 
 
 def variant_config(growth: dict[str, Any], variant: dict[str, Any]) -> dict[str, Any]:
@@ -96,7 +118,7 @@ def arm_settings(arm: str, growth: dict[str, Any], leader: Leader | None) -> dic
         return grow_settings(growth_config(arm, growth))
     if arm == "base" or leader is None:
         return {}
-    if arm == "base_long":
+    if arm in RESTARTED:
         epochs = sorted({*leader.grow_epochs, *leader.settle_epochs})
         return _handler("perforated_monai.study.handlers.restart.RestartHandler", epochs=epochs)
     if arm == "branch":
@@ -157,7 +179,7 @@ class Leader:
 
     def same_as_base(self, arm: str) -> bool:
         """Whether an arm has nothing to differ by: nothing grew, or nothing was accepted."""
-        if arm in ("wide", "wide_flops"):
+        if arm in (*SIZED, "from_start"):
             return self.sets == 0
         return not self.grow_epochs and not self.settle_epochs
 

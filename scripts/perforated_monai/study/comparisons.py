@@ -17,7 +17,10 @@ from .trial_rows import PREFIX, Event, Measurement
 
 GROWING = ("dendrites", "dendrites_init")
 # Controls of a growing arm, the most telling first.
-CONTROLS = ("wide", "wide_flops", "branch", "base_long", "base")
+CONTROLS = (
+    *("wide", "wide_long", "wide_flops", "wide_time", "deeper", "branch", "base_long"),
+    *("from_start", "base"),
+)
 
 
 @dataclass

@@ -22,7 +22,7 @@ TOLERANCE = 0.02
 def wider_channels(
     definition: dict[str, Any], target: int, cost: str, patch: list[int]
 ) -> list[int]:
-    """Channels that bring the cost of a network as near to ``target`` as whole numbers allow.
+    """Channels that bring the cost of a network to ``target`` or, by whole numbers, just above.
 
     All levels are scaled alike first; then single levels move by up to two channels, so lists may
     be uneven.
@@ -52,11 +52,33 @@ def wider_channels(
             return _flops(network, base, patch)
 
     best = _search(base["channels"], target, measure)
-    off = abs(measure(best) - target) / target
+    off = _excess(measure(best), target) / target
     if off > TOLERANCE:
         msg = f"No channels bring {base['name']} within 2 % of {target:,} {cost} ({off:.1%} off)."
         raise UserError(msg)
     return best
+
+
+def deeper_network(definition: dict[str, Any], target: int) -> dict[str, Any]:
+    """Channels and strides of a network with one more level, of as many parameters as ``target``.
+
+    The new level repeats the last one at its resolution (stride 1), so that patches keep fitting.
+
+    Args:
+        definition: MONAI component of the plain network, with ``channels`` and ``strides``.
+        target: parameters.
+
+    Raises:
+        UserError: as ``wider_channels``, or for a network without ``strides``.
+    """
+    base = base_spec(definition)
+    channels, strides = base.get("channels"), base.get("strides")
+    if not isinstance(channels, list) or not isinstance(strides, list):
+        msg = f"Arm deeper adds a level, and {base['name']} has no channels and strides."
+        raise UserError(msg)
+    longer = {"channels": [*channels, channels[-1]], "strides": [*strides, 1]}
+    fitted = wider_channels({**definition, **longer}, target, "parameters", [])
+    return {"channels": fitted, "strides": longer["strides"]}
 
 
 def resolved_definition(files: list[str], settings: dict[str, Any]) -> dict[str, Any]:
@@ -77,16 +99,21 @@ def _search(channels: list[int], target: int, measure: Callable[[list[int]], int
         middle = (low + high) / 2
         low, high = (middle, high) if measure(scaled(middle)) < target else (low, middle)
     near = scaled(high)
-    best, best_off = near, abs(measure(near) - target)
+    best, best_off = near, _excess(measure(near), target)
     steps = sorted(itertools.product((0, -1, 1, -2, 2), repeat=len(near)), key=_effort)
     for step in steps:
         if best_off <= 0.01 * target:
             break
         tried = [max(1, c + d) for c, d in zip(near, step, strict=True)]
-        off = abs(measure(tried) - target)
+        off = _excess(measure(tried), target)
         if off < best_off:
             best, best_off = tried, off
     return best
+
+
+def _excess(cost: int, target: int) -> float:
+    """How far above the target; a control must not be smaller than what it is held against."""
+    return cost - target if cost >= target else float("inf")
 
 
 def _effort(step: tuple[int, ...]) -> int:

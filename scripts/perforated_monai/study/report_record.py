@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from matplotlib.figure import Figure
 
 from . import figures, sweep_report
-from .arms import WHAT, variant_text
+from .arms import arm_text, variant_text
 from .comparisons import Comparisons
 from .report_tables import NONE, arm_row, difference_row, header, points
 from .results import StudyResults
@@ -152,7 +152,9 @@ def make_report(study: Study, places: Places, images: bool = False) -> Report:
 
 
 def _what(study: Study, arm: str) -> str:
-    return variant_text(study.variants[arm]) if arm in study.variants else WHAT[arm]
+    return (
+        variant_text(study.variants[arm]) if arm in study.variants else arm_text(arm, study.growth)
+    )
 
 
 def _has_results(data: Comparisons, network: str) -> bool:

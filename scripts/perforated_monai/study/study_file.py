@@ -44,6 +44,8 @@ class Study:
         budget: ``{"epochs": total epochs of every arm}``.
         metrics: of ``METRICS``; the first is dice and gives the verdict.
         settings: keys of the bundle's train.json with the values that all arms share.
+        plain_settings: keys of train.json that the arms without growth and restarts
+            (``arms.PLAIN``) have otherwise, such as one whole learning-rate cycle.
         growth: settings of ``DendriteConfig`` that all growing arms share.
         variants: growing arms of the study's own: name -> settings of ``DendriteConfig`` on top of
             ``growth``; listed in ``arms`` by their names.
@@ -62,6 +64,7 @@ class Study:
     budget: dict[str, int]
     metrics: list[str]
     settings: dict[str, Any] = field(default_factory=dict)
+    plain_settings: dict[str, Any] = field(default_factory=dict)
     growth: dict[str, Any] = field(default_factory=dict)
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
     compare: list[list[str]] = field(default_factory=list)
@@ -85,8 +88,9 @@ class Study:
     def protocol(self) -> str:
         """Hash of everything that makes a trial what it is; seeds, folds and arms may be added."""
         content = dataclasses.asdict(self)
-        if not self.variants:  # studies without them keep the hash of their results
-            del content["variants"]
+        for name in ("variants", "plain_settings"):
+            if not content[name]:  # studies without them keep the hash of their results
+                del content[name]
         kept = {k: v for k, v in content.items() if k not in (*_GROWS, "file")}
         text = json.dumps(kept, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -122,7 +126,7 @@ def load_study(file: str | Path) -> Study:
     return study
 
 
-_OWNED = ("activation", "initialisation", "scale", "freeze_base")
+_OF_ARMS = ("activation", "initialisation", "scale")
 _WITHOUT_DEFAULT = ["format", "bundle", "networks", "arms", "seeds", "folds", "budget", "metrics"]
 
 
@@ -157,15 +161,21 @@ def _check(study: Study) -> None:
     if dependent and "dendrites" not in study.arms:
         msg = f"{path}: arm {dependent[0]} follows the arm dendrites: add it to arms."
         raise UserError(msg)
-    for name in ("settings", "growth", "sweep"):
+    for name in ("settings", "plain_settings", "growth", "sweep"):
         if not isinstance(getattr(study, name), dict):
             msg = f"{path}: {name} must be a mapping; got {getattr(study, name)!r}."
             raise UserError(msg)
     _check_settings(study, root)
     check_sweep(path, study.sweep)
-    owned = [k for k in study.growth if k in _OWNED and not (study.sweep and k != "freeze_base")]
+    own = [k for k in _OF_ARMS if k in study.growth]
+    owned = ["freeze_base"] if "freeze_base" in study.growth else []
+    if not study.sweep and (0 < len(own) < len(_OF_ARMS) or "dendrites_init" in study.arms):
+        owned += own
     if owned:
-        msg = f"{path}: growth cannot hold {owned[0]}: the arms set it. Take it out."
+        msg = (
+            f"{path}: growth cannot hold {owned[0]}: the arms set it. Take it out, or give all of "
+            f"{', '.join(_OF_ARMS)} in a study without the arm dendrites_init."
+        )
         raise UserError(msg)
     DendriteConfig.from_dict(study.growth)
 
@@ -205,7 +215,7 @@ def _check_settings(study: Study, root: Path) -> None:
     owned = ("seed", "fold", "test_fold", "epochs", "output_dir", "dataset_dir", "bundle_root")
     files = [str(root / "configs" / "train.json")]
     config = dict(ConfigParser(ConfigParser.load_config_files(files)).get())
-    for key in study.settings:
+    for key in [*study.settings, *study.plain_settings]:
         name = str(key).replace("#", "::")
         if name in owned:
             msg = f"{study.file}: settings cannot hold {key}: the study sets it. Take it out."

@@ -11,15 +11,21 @@ from monai.bundle import ConfigParser
 
 from ..data.schema import FOLDS
 from ..errors import UserError
+from ..networks.build import build_network
 from .arms import (
+    PLAIN,
+    SIZED,
     Leader,
     arm_settings,
     grow_settings,
+    growth_config,
     network_files,
     network_settings,
     variant_config,
 )
-from .equal_size import resolved_definition, wider_channels
+from .equal_size import deeper_network, resolved_definition, wider_channels
+from .equal_time import slower_channels
+from .from_start import with_dendrites
 from .study_file import Study
 from .sweep_space import Choice
 from .trial import Places, Trial
@@ -46,6 +52,8 @@ def overlay(
         choice: what a sweep has chosen for this trial, instead of an arm.
     """
     settings = {**study.settings, **network_settings(trial.network)}
+    if trial.arm in PLAIN:
+        settings |= study.plain_settings
     if choice is not None:
         settings |= choice.settings
     content: dict[str, Any] = {
@@ -64,8 +72,8 @@ def overlay(
             "$@test::evaluator.run()",
         ],
     }
-    if trial.arm in ("wide", "wide_flops") and leader is not None:
-        content["base_network_def::channels"] = _channels(study, trial, settings, leader)
+    if trial.arm in (*SIZED, "from_start") and leader is not None:
+        _change_network(content, study, trial, settings, leader, places)
     if trial.arm in study.variants:
         arm = grow_settings(variant_config(study.growth, study.variants[trial.arm]))
     elif choice is None:
@@ -104,13 +112,48 @@ def command(study: Study, trial: Trial, places: Places, file: Path) -> list[str]
     return [*words, "--output_dir", str(places.run(trial))]
 
 
-def _channels(study: Study, trial: Trial, settings: dict[str, Any], leader: Leader) -> list[int]:
+def _change_network(
+    content: dict[str, Any],
+    study: Study,
+    trial: Trial,
+    settings: dict[str, Any],
+    leader: Leader,
+    places: Places,
+) -> None:
+    """Give a control that matches the dendritic network its size, or its dendrites."""
     files = [str(f) for f in network_files(study.bundle_root, trial.network)]
-    patch = _patch_of(files, settings)
     definition = resolved_definition(files, settings)
-    if trial.arm == "wide":
-        return wider_channels(definition, leader.parameters, "parameters", patch)
-    return wider_channels(definition, leader.flops, "flops", patch)
+    growth = growth_config("dendrites", study.growth) | leader.chosen_layers()
+    patch = _patch_of(files, settings)
+    if trial.arm == "from_start":
+        for key in [k for k in content if k.startswith("base_network_def::")]:
+            del content[key]
+        content["base_network_def"] = with_dendrites(definition, growth, leader.sets)
+    elif trial.arm == "deeper":
+        for key, value in deeper_network(definition, leader.parameters).items():
+            content[f"base_network_def::{key}"] = value
+    elif trial.arm == "wide_time":
+        channels = _chosen_before(places, trial)
+        if channels is None:
+            made = with_dendrites(definition, growth, leader.sets)
+            channels = slower_channels(definition, build_network(made["spec"]), patch)
+        content["base_network_def::channels"] = channels
+    else:
+        cost = "flops" if trial.arm == "wide_flops" else "parameters"
+        target = leader.flops if cost == "flops" else leader.parameters
+        content["base_network_def::channels"] = wider_channels(definition, target, cost, patch)
+
+
+def _chosen_before(places: Places, trial: Trial) -> list[int] | None:
+    """Channels that the first trial of the arm was given: a width by time is measured once."""
+    pattern = f"{trial.network}-{trial.arm}-fold*-seed*/trial.json"
+    for file in sorted(places.results.glob(pattern)):
+        chosen: list[int] | None = json.loads(file.read_text(encoding="utf-8")).get(
+            "base_network_def::channels"
+        )
+        if chosen is not None:
+            return chosen
+    return None
 
 
 def _patch_of(files: list[str], settings: dict[str, Any]) -> list[int]:
