@@ -9,7 +9,6 @@ import yaml
 
 from perforated_monai import DendriteConfig, UserError
 
-
 OTHERS = ("rank", "kernel", "dilation", "hidden", "reads", "sets")
 
 

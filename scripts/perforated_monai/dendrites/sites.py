@@ -42,9 +42,9 @@ class Main(nn.Module):
         space = tuple(x.shape[2:])
         if min(space) < self.kind.least_size:
             msg = (
-                f"kind {self.kind.name}: its kernel spans {self.kind.least_size} voxels of a layer "
-                f"whose map has {space} here. Take a smaller kernel or dilation, larger windows "
-                "(roi_size), or another layer."
+                f"kind {self.kind.name}: kernel and dilation need at least {self.kind.least_size} "
+                f"voxels an axis, and its layer has a map of {space} here. Take a smaller kernel "
+                "or dilation, larger windows (roi_size), or another layer."
             )
             raise UserError(msg)
         layer = getattr(self, LAYER, None)

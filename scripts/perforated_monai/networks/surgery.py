@@ -13,9 +13,15 @@ from ..dendrites.sited_layer import ImageDendriticLayer, WithImage
 
 
 def replace_module(network: nn.Module, name: str, module: nn.Module) -> None:
-    """Put ``module`` at the dotted ``name``; every other reference to the old one is kept."""
-    parent, _, child = name.rpartition(".")
-    setattr(network.get_submodule(parent), child, module)
+    """Put ``module`` at the dotted ``name``, and wherever else the network holds the old one.
+
+    DynUNet, for one, runs its blocks through a second tree of references to them.
+    """
+    old = network.get_submodule(name)
+    for parent in list(network.modules()):
+        for key, child in list(parent._modules.items()):
+            if child is old:
+                setattr(parent, key, module)
 
 
 def place_dendrites(network: nn.Module, name: str, layer: nn.Module) -> nn.Module:

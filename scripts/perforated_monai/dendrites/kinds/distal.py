@@ -71,7 +71,7 @@ class Distal(SitedKind):
 
     @property
     def least_size(self) -> int:
-        return (self.kernel - 1) * self.dilation + 1
+        return self.dilation * (self.kernel // 2) + 1  # below that a tap never meets a voxel
 
     def _knows(self, name: str, module: nn.Module, seen: Trace) -> bool:
         # A Convolution without normalisation and activation is a layer of another block.
