@@ -20,6 +20,7 @@ from ..rules import ERROR
 
 _SAMPLED = 100_000  # voxels that tell how far apart most values lie
 _FAR = 100  # times that range: a few voxels beyond squeeze all others when they are normalised
+_FEWEST = 8  # values of a scan; a label map has few, all of them whole
 _BLOCK = 2**22  # voxels that are looked at together
 
 
@@ -69,7 +70,8 @@ def _value_notes(image: MetaTensor) -> list[str]:
                 msg = f"it {finding.message}; got {finding.value}. {finding.cure}."
                 raise UserError(msg)
             notes.append(f"it {finding.message}; got {finding.value}")
-    return notes + _same_channels(channels, low, high) + _far_voxels(channels, low, high)
+    notes += _same_channels(channels, low, high) + _far_voxels(channels, low, high)
+    return notes + _few_values(channels)
 
 
 def _same_channels(channels: torch.Tensor, low: list[float], high: list[float]) -> list[str]:
@@ -82,6 +84,17 @@ def _same_channels(channels: torch.Tensor, low: list[float], high: list[float]) 
         and torch.equal(channels[j], channels[k])
     ]
     return [f"channels {pair} hold the same voxels" for pair in pairs]
+
+
+def _few_values(channels: torch.Tensor) -> list[str]:
+    """A label map in the place of a scan; a scan has hundreds of values."""
+    step = max(channels.shape[1] // _SAMPLED, 1)
+    for k, channel in enumerate(channels):
+        values = torch.unique(channel[::step])
+        if 1 < len(values) <= _FEWEST and torch.equal(values, values.round()):
+            where = f"channel {k + 1} of it" if len(channels) > 1 else "it"
+            return [f"{where} holds {len(values)} values: it looks like a mask, not like a scan"]
+    return []
 
 
 def _far_voxels(channels: torch.Tensor, low: list[float], high: list[float]) -> list[str]:

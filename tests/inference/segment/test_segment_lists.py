@@ -124,8 +124,9 @@ def test_a_missing_channel_is_not_replaced_by_the_next(root, tmp_path):
         "[null]",
         '[{"image": "a.nii", "case": "a\\u0000b"}]',
         '[{"image": "a.nii", "case": "../x"}]',
+        '[{"image": "a.nii", "image": "b.nii"}]',
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_json_of_another_shape_is_refused(text, root):
     (root / "list.json").write_text(text)
@@ -154,3 +155,10 @@ def test_input_and_output_must_be_named(root, monkeypatch):
     for source, output in (("", "out"), (".", "")):
         with pytest.raises(UserError, match="one of them is empty"):
             find_cases(source, output)
+
+
+def test_a_name_in_a_reason_does_not_steer_the_terminal(root, pair):
+    (root / "list.csv").write_text("case,t1,t2\nx,a.nii,\x1b[31mb.nii\ny,\x1b[2J,b.nii\n")
+    summary = segment(root / "list.csv", root / "out", pair)
+    assert len(summary.failed) == 2
+    assert all(row["reason"].isprintable() for row in summary.rows)

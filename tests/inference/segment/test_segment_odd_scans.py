@@ -123,3 +123,24 @@ def test_check_and_segment_share_their_rules(kind, tmp_path):
     path = save(tmp_path / "a.nii", blocks())
     edited(path, *((123, "<B", 1) if kind == "metres" else (292, "<f", 1e20)))
     assert next(f.severity for f in check_volume(path)) == "error"
+
+
+def test_a_scan_that_is_still_being_copied_is_refused(segmenter, tmp_path, monkeypatch):
+    path = save(tmp_path / "in" / "a.nii", blocks())
+    reading = case.read_scan
+
+    def replaced(*arguments):
+        scan = reading(*arguments)
+        save(path, blocks((9, 8, 7)))
+        return scan
+
+    monkeypatch.setattr(case, "read_scan", replaced)
+    summary = segment(tmp_path / "in", tmp_path / "out", segmenter)
+    assert summary.exit_code == 1 and "changed while they were read" in summary.rows[0]["reason"]
+    assert not list((tmp_path / "out").glob("*.nii.gz"))
+
+
+def test_a_label_map_in_the_place_of_a_scan_is_noted(segmenter, tmp_path):
+    save(tmp_path / "in" / "labels.nii", np.round(blocks()).astype("u1"))
+    summary = segment(tmp_path / "in", tmp_path / "out", segmenter)
+    assert summary.rows[0]["notes"] == ["it holds 3 values: it looks like a mask, not like a scan"]

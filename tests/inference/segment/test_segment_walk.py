@@ -115,3 +115,16 @@ def test_folders_named_as_volumes_are_searched(segmenter, tmp_path):
     found = labels_of(tmp_path / "out" / "a.nii.gz" / "a_seg.nii.gz")
     assert np.array_equal(found, np.round(blocks()))
     assert not list(Path(tmp_path / "out").glob("*.tmp"))
+
+
+def test_tables_that_are_pipes_or_endless_do_not_hold_a_run(scans, segmenter, tmp_path):
+    (scans / "sub").mkdir()
+    os.mkfifo(scans / "sub" / "cases.csv")
+    os.mkfifo(scans / "sub" / "cases.jsonl")
+    assert segment(scans, tmp_path / "out", segmenter).exit_code == 0
+    for name in ("cases.csv", "cases.jsonl"):
+        output = tmp_path / name
+        output.mkdir()
+        os.mkfifo(output / name)
+        with pytest.raises(UserError, match="not a table of segment"):
+            segment(scans, output, segmenter)

@@ -19,6 +19,7 @@ from ..scan import Scan, as_scan
 from .cases import Case, shown
 from .cores import Turns
 from .earlier import OUTDATED, set_aside
+from .found import printable
 from .header import Header
 from .mask import write_mask
 from .read import hash_files, read_headers, read_nifti
@@ -113,10 +114,14 @@ class CaseRun:
     def _run(self, work: _Work) -> Row | None:
         """None: nothing changed since an earlier run."""
         with work.timed("read"):
+            before = _stamps(work.case)
             work.checksum = hash_files(work.case.files, self.options.anonymous)
             if self._unchanged(work.case, work.checksum):
                 return None
             scan, work.series = read_scan(work.case, self.segmenter, self.options, work.headers)
+            if _stamps(work.case) != before:
+                msg = "its files changed while they were read. Wait until they are complete."
+                raise UserError(msg)
             work.nifti = scan.nifti
             prepared = self.segmenter.prepare(scan)
             work.notes = list(prepared.notes)
@@ -234,7 +239,7 @@ class CaseRun:
             text = f"{type(error).__name__}" + (f": {text}" if not self.options.anonymous else "")
         for root in {str(self.output.resolve()), str(self.output)} - {".", "/"}:
             text = text.replace(root + "/", "")
-        return _without_folders(text)
+        return printable(_without_folders(text))
 
 
 def is_as_written(mask: Path, row: Row) -> bool:
@@ -283,6 +288,13 @@ def read_scan(
     scan.notes += series.notes
     segmenter.check_range(scan.shape, scan.affine)
     return scan, series.files
+
+
+def _stamps(case: Case) -> list[tuple[int, ...]]:
+    """Size and times of a case's files, and of its folder where that is the series."""
+    folders = {path.parent for path in case.files} if case.dicom else set()
+    found = [path.stat() for path in (*case.files, *sorted(folders))]
+    return [(s.st_size, s.st_mtime_ns, s.st_ino) for s in found]
 
 
 def _refuse_large_slices(case: Case, options: Options) -> None:

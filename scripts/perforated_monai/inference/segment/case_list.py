@@ -83,7 +83,7 @@ def _csv(path: Path, text: str, channels: Mapping[int, str]) -> Iterator[Listed]
         msg = f"{path.name} is empty. Give it a line of column names, and a line a case."
         raise UserError(msg)
     header = [name.strip() for name in rows[0]]
-    _check_columns(path, header, rows)
+    _check_columns(path, header)
     names = [k for k, column in enumerate(header) if column.casefold() == _NAME]
     files = [k for k in range(len(header)) if k not in names]
     columns = [header[k] for k in files]
@@ -103,9 +103,9 @@ def _csv(path: Path, text: str, channels: Mapping[int, str]) -> Iterator[Listed]
         yield Listed(name, [cells[k] for k in files], columns)
 
 
-def _check_columns(path: Path, header: list[str], rows: list[list[str]]) -> None:
+def _check_columns(path: Path, header: list[str]) -> None:
     for sign, word in ((";", "semicolons"), ("\t", "tabs")):
-        if len(header) == 1 and sign in header[0] and all(sign in r[0] for r in rows[1:3] if r):
+        if len(header) == 1 and sign in header[0]:
             msg = f"{path.name} must separate its columns by commas; it has {word}. Save it so."
             raise UserError(msg)
     if first := next((n for n in header if n.lower().endswith(NIFTI)), ""):
@@ -146,7 +146,7 @@ def _plain(name: str) -> str:
 
 def _json(path: Path, text: str) -> Iterator[Listed]:
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         msg = f"{path.name} must be a JSON list of cases: {error}."
         raise UserError(msg) from error
@@ -166,6 +166,15 @@ def _json(path: Path, text: str) -> Iterator[Listed]:
             msg = f"{path.name} has a row without a file. Name one file a channel."
             raise UserError(msg)
         yield Listed(str(name), files, [f"channel {k + 1}" for k in range(len(files))])
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of two values of one key, json takes the last without a word."""
+    names = [name for name, _ in pairs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        msg = f"the key {twice!r} stands twice in one entry"
+        raise ValueError(msg)
+    return dict(pairs)
 
 
 # -- both --------------------------------------------------------------------------------------

@@ -54,9 +54,12 @@ def shown(path: PurePath | str) -> str:
     No two paths give one text, so that a row is one case's; ``unshown`` leads back.
     """
     text = path.as_posix() if isinstance(path, PurePath) else path
-    return "".join(
-        c if c.isprintable() and c != "\\" else c.encode("unicode_escape").decode() for c in text
-    )
+    return printable(text.replace("\\", "\\\\"))
+
+
+def printable(text: str) -> str:
+    """Text whose control characters stand as escapes: a name in it must not steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def unshown(text: str) -> str:

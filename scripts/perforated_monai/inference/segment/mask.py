@@ -50,7 +50,7 @@ def write_mask(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        msg = f"its folder in the output cannot be made ({error.strerror}). Choose another output."
+        msg = f"its folder in the output cannot be made ({error.strerror}). {cure_of(error)}."
         raise UserError(msg) from error
     try:
         with atomic(path) as temporary:

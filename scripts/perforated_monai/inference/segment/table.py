@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from ...files import write_text
 
 DONE, FAILED = "done", "failed"
 CSV, JSONL = "cases.csv", "cases.jsonl"
+_LARGEST = 2**30  # bytes of a cases.jsonl: a million cases
 _FIRST = ("case", "status", "reason", "notes", "mask")
 _LAST = (
     *("confidence_mean", "confidence_lowest_decile"),
@@ -50,8 +52,8 @@ class CaseLog:
 
     def __init__(self, folder: Path, structures: Iterable[str]) -> None:
         self.jsonl, self.csv = folder / JSONL, folder / CSV
-        foreign = self.csv.exists() and not is_table(self.csv)
-        if foreign or (_size(self.jsonl) and not self.csv.exists() and not self.read()):
+        foreign = os.path.lexists(self.csv) and not is_table(self.csv)
+        if foreign or (_holds_anything(self.jsonl) and not self.csv.exists() and not self.read()):
             msg = (
                 f"{(self.csv if foreign else self.jsonl).name} in the output folder is not a table "
                 "of segment and would be lost. Choose another output folder, or move it."
@@ -102,6 +104,8 @@ def is_table(path: Path) -> bool:
     """Whether a file begins as the ``cases.csv`` of a run does."""
     first = ",".join(_FIRST).encode()
     try:
+        if not path.is_file():  # a pipe would never answer
+            return False
         with path.open("rb") as handle:
             return handle.read(len(first)) == first
     except OSError:
@@ -111,6 +115,8 @@ def is_table(path: Path) -> bool:
 def read_rows(path: Path) -> dict[str, Row]:
     """Last row of each case in a ``cases.jsonl``; lines that are no row are passed over."""
     try:
+        if not path.is_file() or path.stat().st_size > _LARGEST:
+            return {}
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:
         return {}
@@ -140,8 +146,8 @@ def _is_row(row: Any) -> bool:
     )
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+def _holds_anything(path: Path) -> bool:
+    return os.path.lexists(path) and not (path.is_file() and path.stat().st_size == 0)
 
 
 @dataclass(frozen=True)
