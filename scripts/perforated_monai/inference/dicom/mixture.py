@@ -60,8 +60,10 @@ def _modality(header: Any, modality: str, any_modality: bool) -> list[str]:
     found = _text(header, "Modality")
     if not (wanted.isalpha() and len(wanted) == 2) or found == wanted:
         return []
+    if not found:
+        return [f"the bundle is for modality {wanted}; the series gives none"]
     found = found if found.isalnum() and len(found) <= 4 else "another"
-    text = f"the bundle is for modality {wanted}; the series says {found or 'none'}"
+    text = f"the bundle is for modality {wanted}; the series says {found}"
     if any_modality:
         return [f"out of range: {text}"]
     msg = f"{text}. Give the right series, or use --allow-out-of-range."

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +25,7 @@ _PACKAGE = Path(__file__).resolve().parents[3]  # where perforated_monai lies
 _SECONDS = 300.0  # to load ITK, or to decode a small series
 _SECONDS_A_BYTE = 1e-6
 _LARGEST_LINE = 64 * 2**20
-_MOST_TRIED = 2000  # files that are decoded one by one to find which ends the process
+_SEARCH = 60.0  # in which files are decoded one by one to find which ends the process
 
 
 def read_series(files: Sequence[Path], asked: Asked | None = None) -> Series:
@@ -47,7 +48,7 @@ class SeriesReader:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._ready = False
+        self._ready = self._late = False
 
     def start(self) -> None:
         """Start the process, if it does not run."""
@@ -62,7 +63,7 @@ class SeriesReader:
             try:
                 return self._volume(request, _SECONDS + size * _SECONDS_A_BYTE)
             except _Died as death:
-                name = "" if asked.anonymous else self._culprit(files)
+                name = "" if asked.anonymous or self._late else self._culprit(files)
                 what = f"{name} is" if name else "one of its slices is"
                 msg = (
                     f"the program that decodes it ended ({death}): {what} damaged. Restore it, or "
@@ -108,8 +109,11 @@ class SeriesReader:
         return Series(array, np.array(answer["affine"]), files, answer["notes"])
 
     def _culprit(self, files: Sequence[Path]) -> str:
-        """Name of the first file that ends the process by itself; empty when none does."""
-        for path in sorted(files)[:_MOST_TRIED]:
+        """Name of the first file that ends the process by itself; empty when none is found."""
+        end = time.monotonic() + _SEARCH
+        for path in sorted(files):
+            if time.monotonic() > end:
+                break
             try:
                 with self._within(_SECONDS):
                     self._ask({"files": [str(path)], "alone": True})
@@ -156,6 +160,8 @@ class SeriesReader:
             process.wait(10)
         code = process.returncode
         self.close()
+        if self._late:
+            return _Died("it took too long")
         if code is None or code >= 0:
             return _Died(f"exit code {code}")
         with contextlib.suppress(ValueError):
@@ -165,8 +171,13 @@ class SeriesReader:
     @contextlib.contextmanager
     def _within(self, seconds: float) -> Iterator[None]:
         """A process that does not answer in time is ended."""
-        process = self._started()
-        timer = threading.Timer(seconds, process.kill)
+        process, self._late = self._started(), False
+
+        def end() -> None:
+            self._late = True
+            process.kill()
+
+        timer = threading.Timer(seconds, end)
         timer.daemon = True
         timer.start()
         try:

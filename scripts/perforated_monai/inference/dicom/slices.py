@@ -14,6 +14,10 @@ from ..quiet import without_warnings
 EXTRA = "DICOM needs itk, pydicom and highdicom: pip install 'perforated-monai[dicom]'."
 _STEP_TOLERANCE = 0.02  # of the slice step; scanners round positions to about a hundredth of a mm
 _DIRECTION_TOLERANCE = 1e-3
+_FARTHEST = 1e5  # mm; as the rule `origin` of the data check
+    1e5  # mm; as the rule `origin` of the data check, whose imports this process does without
+)
+_FINEST = 1e-3  # mm between pixels
 _GREY = ("MONOCHROME1", "MONOCHROME2")  # a palette without its table ends ITK's process
 _SAME = 1e-3  # mm; slices closer than this lie at one place
 
@@ -96,11 +100,23 @@ def _check_geometry(s: Slice) -> None:
     if len(numbers) != 11 or not np.isfinite(np.array(numbers, float)).all():
         msg = f"{s.name} must give position, orientation and spacing as finite numbers. Restore it."
         raise UserError(msg)
+    if max(abs(float(v)) for v in h.ImagePositionPatient) > _FARTHEST:
+        msg = (
+            f"{s.name} must lie within {_FARTHEST / 1000:g} m of the scanner's centre. Restore it."
+        )
+        raise UserError(msg)
+    slope = h.get("RescaleSlope")  # ITK takes 0 for 1
+    if slope not in (None, "") and not (np.isfinite(float(slope)) and float(slope)):
+        msg = f"{s.name} must have a finite RescaleSlope that is not 0. Restore it."
+        raise UserError(msg)
     row, column = np.array(h.ImageOrientationPatient, float).reshape(2, 3)
     lengths = np.array([row @ row, column @ column, 1 + row @ column])
-    if min(map(float, h.PixelSpacing)) <= 0 or np.abs(lengths - 1).max() > _DIRECTION_TOLERANCE:
+    if (
+        min(map(float, h.PixelSpacing)) < _FINEST
+        or np.abs(lengths - 1).max() > _DIRECTION_TOLERANCE
+    ):
         msg = (
-            f"{s.name} must have spacing above 0 and directions at right angles, of length 1. "
+            f"{s.name} must have spacing above 0, of 1 µm or more, and directions at right angles, of length 1. "
             "Restore it."
         )
         raise UserError(msg)
