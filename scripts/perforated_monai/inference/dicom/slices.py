@@ -15,8 +15,6 @@ EXTRA = "DICOM needs itk, pydicom and highdicom: pip install 'perforated-monai[d
 _STEP_TOLERANCE = 0.02  # of the slice step; scanners round positions to about a hundredth of a mm
 _DIRECTION_TOLERANCE = 1e-3
 _FARTHEST = 1e5  # mm; as the rule `origin` of the data check
-    1e5  # mm; as the rule `origin` of the data check, whose imports this process does without
-)
 _FINEST = 1e-3  # mm between pixels
 _GREY = ("MONOCHROME1", "MONOCHROME2")  # a palette without its table ends ITK's process
 _SAME = 1e-3  # mm; slices closer than this lie at one place
@@ -101,9 +99,7 @@ def _check_geometry(s: Slice) -> None:
         msg = f"{s.name} must give position, orientation and spacing as finite numbers. Restore it."
         raise UserError(msg)
     if max(abs(float(v)) for v in h.ImagePositionPatient) > _FARTHEST:
-        msg = (
-            f"{s.name} must lie within {_FARTHEST / 1000:g} m of the scanner's centre. Restore it."
-        )
+        msg = f"{s.name} must lie within 100 m of the scanner's centre. Restore it."
         raise UserError(msg)
     slope = h.get("RescaleSlope")  # ITK takes 0 for 1
     if slope not in (None, "") and not (np.isfinite(float(slope)) and float(slope)):
@@ -116,8 +112,8 @@ def _check_geometry(s: Slice) -> None:
         or np.abs(lengths - 1).max() > _DIRECTION_TOLERANCE
     ):
         msg = (
-            f"{s.name} must have spacing above 0, of 1 µm or more, and directions at right angles, of length 1. "
-            "Restore it."
+            f"{s.name} must have spacing above 0, of 1 µm or more, and directions at right angles, "
+            "of length 1. Restore it."
         )
         raise UserError(msg)
 
