@@ -28,6 +28,7 @@ ENVIRONMENTS: dict[str, list[str]] = {
     "runtimes": ["numpy", "onnxruntime==1.31.1", "openvino==2026.4.1"],
     "hub": [*BARE, "huggingface_hub", str(REPOSITORY)],
     "mlflow": [*BARE, "mlflow==3.17.2", str(REPOSITORY)],
+    "browser": ["playwright==1.65.2"],
 }
 
 

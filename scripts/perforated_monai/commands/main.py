@@ -19,9 +19,10 @@ from ..errors import UsageError, UserError
 from .data import check, phantom, prepare
 from .export import export
 from .overlay import overlay
+from .report import report
 from .segment import segment
 from .share import card, efficiency, pack, verify
-from .study import report, study
+from .study import study
 
 
 def demo(out: str = "demo_output") -> int:

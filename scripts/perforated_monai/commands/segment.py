@@ -20,6 +20,7 @@ def segment(
     dicom_seg: bool = False,
     allow_out_of_range: bool = False,
     allow_phantom_weights: bool = False,
+    report: str = "",
 ) -> int:
     """Segment a scan or a folder of them: a mask a case on its own grid, and cases.csv.
 
@@ -43,8 +44,14 @@ def segment(
         allow_out_of_range: do not refuse volumes unlike the training volumes; mark them.
         allow_phantom_weights: use weights trained on synthetic phantoms, which are not for
             patients; every row says so.
+        report: also write one HTML page of the results, to look through and review them.
     """
     from ..inference.segment import Options, Segmenter, bundle_code, segment_folder
+
+    if report:
+        from ..inference.segment.page import check_page_path
+
+        check_page_path(str(report))
 
     options = Options(
         workers=workers,
@@ -65,4 +72,10 @@ def segment(
             allow_out_of_range=allow_out_of_range,
             allow_phantom_weights=allow_phantom_weights,
         )
-        return segment_folder(str(source), str(output), segmenter, options).exit_code
+        summary = segment_folder(str(source), str(output), segmenter, options)
+    if report:
+        from ..inference.segment.page import write_page
+
+        write_page(str(output), str(report), scans=str(source), series=str(series))
+        print(f"Page: {report}")
+    return summary.exit_code

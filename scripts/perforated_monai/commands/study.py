@@ -1,4 +1,4 @@
-"""The commands that run a study, collect its results and report what they say."""
+"""The command that runs a study and collects its results."""
 
 from __future__ import annotations
 
@@ -57,17 +57,3 @@ def study(
         tracking=tracking,
     )
     return commands.run(wanted)
-
-
-def report(file: str, results: str = "", work: str = "", images: bool = False) -> int:
-    """Write report.html, report.md and its pictures into the results folder of a study.
-
-    Args:
-        file: study file.
-        results: folder of its results; by default results/<study> beside the study file.
-        work: folder of its checkpoints; by default work in the results folder.
-        images: show the worst cases on slices of the images, which lie in the work folder.
-    """
-    from . import study_run as commands
-
-    return commands.report(str(file), str(results), str(work), images=bool(images))

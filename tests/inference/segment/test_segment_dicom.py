@@ -12,6 +12,7 @@ from helpers.dicom_series import SECRET, slice_at, write_series
 from helpers.segment_bundle import blocks, labels_of, make_rounding_bundle, reasons, segment
 from perforated_monai.errors import UserError
 from perforated_monai.inference.segment import Segmenter
+from perforated_monai.inference.segment.page import write_page
 
 pydicom = pytest.importorskip("pydicom", reason="no pydicom: install perforated-monai[dicom]")
 itk = pytest.importorskip("itk", reason="no itk: install perforated-monai[dicom]")
@@ -68,6 +69,17 @@ def test_seg_opens_against_its_source(tmp_path, segmenter):
     assert [d.SegmentLabel for d in seg.SegmentSequence] == list(segmenter.bundle.labels.values())
     for file in (tmp_path / "out").iterdir():
         assert file.suffix == ".dcm" or SECRET.encode() not in file.read_bytes()
+
+
+def test_the_page_of_a_series_shows_it_and_holds_no_tag(tmp_path, segmenter):
+    write_series(tmp_path / "in" / "a", blocks())
+    assert segment(tmp_path / "in", tmp_path / "out", segmenter).exit_code == 0
+    write_page(tmp_path / "out", tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text() + (tmp_path / "out" / "run.json").read_text()
+    assert 'id="planes-0"' in text
+    header = pydicom.dcmread(slice_at(tmp_path / "in" / "a", 0))
+    for secret in (SECRET, "19010203", "20200101", header.SeriesInstanceUID, str(tmp_path)):
+        assert secret not in text
 
 
 def test_seg_is_refused_where_cases_are_anonymous(tmp_path, segmenter):

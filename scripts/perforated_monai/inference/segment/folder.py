@@ -23,6 +23,7 @@ from .earlier import files_of, set_aside
 from .found import unshown
 from .mask import LOCK, remove_leftovers
 from .report import Report
+from .run_record import write_record
 from .segmenter import Segmenter
 from .states import Options, Prepared
 from .table import DONE, FAILED, CaseLog, Row
@@ -61,8 +62,9 @@ def segment_folder(
 ) -> Summary:
     """Segment every case of ``source`` into ``output``.
 
-    Writes ``<relative path>_<postfix>.nii.gz`` a case, ``cases.csv`` and ``cases.jsonl``. Several
-    cases are in work at a time, so that reading, the network and writing overlap.
+    Writes ``<relative path>_<postfix>.nii.gz`` a case, ``cases.csv``, ``cases.jsonl`` and
+    ``run.json``. Several cases are in work at a time, so that reading, the network and writing
+    overlap.
 
     Args:
         source: see ``find_cases``.
@@ -92,6 +94,7 @@ def segment_folder(
                 report.say(segmenter.reason)
                 del first
             run = _Run(cases, source, output, segmenter, options, report)
+            write_record(Path(source), output, segmenter, options)
             run.all()
             summary = run.close()
         report.closing(summary.rows, run.kept, Path(given))

@@ -62,6 +62,7 @@ class InferenceBundle:
     weights_sha256: str
     config_sha256: str
     ranges: dict[str, Any] | None = None
+    training_volumes: dict[str, Any] | None = None
     mirror_axes: tuple[int, ...] = ()
     skip_empty_border: bool = False
     phantom_weights: bool = False
@@ -167,6 +168,7 @@ def load_bundle(folder: str | Path, overlap: float | None = None) -> InferenceBu
         weights_sha256=sha256(weights.read_bytes()),
         config_sha256=sha256(json.dumps(settings, sort_keys=True).encode()),
         ranges=segment.get("training_ranges"),
+        training_volumes=segment.get("training_volumes"),
         mirror_axes=tuple(segment.get("mirror_axes", ())),
         skip_empty_border=bool(segment.get("skip_empty_border", False)),
         phantom_weights=bool(segment.get("phantom_weights", False)),

@@ -59,7 +59,7 @@ class CaseLog:
                 "of segment and would be lost. Choose another output folder, or move it."
             )
             raise UserError(msg)
-        names = [_key(name) for name in structures]
+        names = [key_of(name) for name in structures]
         measured = [f"{kind}_{name}" for name in names for kind in ("volume_ml", "components")]
         self.columns = [*_FIRST, *measured, *_LAST]
 
@@ -161,7 +161,7 @@ class Structure:
     @property
     def cells(self) -> Row:
         """Its cells of a row."""
-        key = _key(self.name)
+        key = key_of(self.name)
         return {f"volume_ml_{key}": round(self.volume_ml, 4), f"components_{key}": self.components}
 
 
@@ -191,7 +191,7 @@ def measure_structures(
     return structures
 
 
-def _key(name: str) -> str:
+def key_of(name: str) -> str:
     """A structure's name as part of a column's."""
     return re.sub(r"\W+", "_", name)
 
