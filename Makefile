@@ -64,7 +64,8 @@ lint: .venv/.installed
 	$(PIP) --no-build-isolation -e '.[train,dicom,study,postgresql]' $(TEST_PACKAGES)
 	touch $@
 
-# MLflow and Weights & Biases with all that they need: large, and only a few tests want them.
+# MLflow and Weights & Biases with all that they need, and a kernel for the tutorial: large, and only a
+# few tests want them.
 .venv/.all: .venv/.installed
-	$(PIP) --no-build-isolation -e '.[tracking]'
+	$(PIP) --no-build-isolation -e '.[tracking,notebook]'
 	touch $@
