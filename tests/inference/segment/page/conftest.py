@@ -42,7 +42,7 @@ def done(tmp_path_factory) -> Done:
     ranges = {"training_volumes": measure_volumes(sorted(labels.iterdir()), LABELS)}
     change(bundle, "metadata.json", segment=read(bundle, "metadata.json")["segment"] | ranges)
     for k in range(2):
-        save(source / f"case_{k}.nii.gz", blocks(seed=k) * (k == 0), np.diag([2, 1, 0.5, 1]))
+        save(source / f"case_{k}.nii.gz", blocks(seed=k) * (1 - 0.9 * k), np.diag([2, 1, 0.5, 1]))
     save(source / "large.nii.gz", blocks((34, 30, 28), seed=3))
     save(source / HOSTILE[0], blocks(seed=4))
     save(source / HOSTILE[1] / f"{HOSTILE[2]}" / "x.nii.gz", blocks(seed=5))

@@ -154,7 +154,10 @@ def test_folders_without_a_page(done, tmp_path, capsys):
     mine = done.copy(tmp_path / "mine")
     (mine.masks / "cases.jsonl").write_text("")
     assert "no case in cases.jsonl" in refusal(capsys, mine.masks)
-    (mine.masks / "cases.jsonl").write_text('{"case": "a", "status": "odd"}\n')
+    row = {"case": "a", "status": "done", "reason": "", "volume_ml_anterior_hippocampus": 1}
+    (mine.masks / "cases.jsonl").write_text(
+        json.dumps(row | {"components_anterior_hippocampus": "x"})
+    )
     assert "damaged row" in refusal(capsys, mine.masks)
     (mine.masks / "run.json").write_text('{"format": 2}')
     assert "must have format 1" in refusal(capsys, mine.masks)
