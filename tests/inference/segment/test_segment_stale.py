@@ -15,7 +15,7 @@ from perforated_monai.inference.segment.cases import find_cases
 
 
 def names(output: Path) -> list[str]:
-    hidden = {"cases.csv", "cases.jsonl", ".segment.lock"}
+    hidden = {"run.json", "cases.csv", "cases.jsonl", ".segment.lock"}
     return sorted(p.name for p in output.rglob("*") if p.is_file() and p.name not in hidden)
 
 
