@@ -107,6 +107,26 @@ def write_json(path: str | Path, value: Any, indent: int = 2) -> None:
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
 
 
+# What a spreadsheet takes for a formula where a cell begins with it (OWASP, "CSV Injection").
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def csv_text(text: str) -> str:
+    """A cell that stays text in a spreadsheet: a case may be called ``=HYPERLINK(...)``."""
+    if not text.startswith(_FORMULA):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
+
+
+def from_csv_text(cell: str) -> str:
+    """The text of a cell that ``csv_text`` gave."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA) else cell
+
+
 def sha256(data: bytes) -> str:
     """Hex digest of bytes."""
     return hashlib.sha256(data).hexdigest()

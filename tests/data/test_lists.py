@@ -1,6 +1,7 @@
 """Datalists refuse broken cases by name; volumes to segment are found."""
 
 import gzip
+import os
 import shutil
 from pathlib import Path
 
@@ -229,6 +230,13 @@ def test_volumes_are_those_in_the_folder(tmp_path):
         (tmp_path / name).touch()
     assert names(tmp_path) == ["a.nii.gz", "b.nii"]
     assert all(set(entry) == {"image"} for entry in find_volumes(tmp_path))
+
+
+def test_a_pipe_among_the_volumes_is_refused_and_not_read(tmp_path):
+    (tmp_path / "a.nii").touch()
+    os.mkfifo(tmp_path / "b.nii.gz")
+    with pytest.raises(UserError, match=r"b\.nii\.gz must be a regular file"):
+        find_volumes(tmp_path)
 
 
 def test_volumes_of_both_msd_folders(dataset):

@@ -162,6 +162,16 @@ BROKEN_SCHEMAS = {
     "inside the dataset folder in 'layout'; got ['/imagesTr']": lambda data: data["layout"].update(
         label_dir="/imagesTr"
     ),
+    "under 'schema_version'; got True": lambda data: data.update(schema_version=True),
+    "three numbers of mm above 0 in 'spacing_mm', or null; got ['a']": lambda data: data.update(
+        spacing_mm=["a"]
+    ),
+    "or null; got [0, 1, 1]": lambda data: data.update(spacing_mm=[0, 1, 1]),
+    "or null; got [inf, 1, 1]": lambda data: data.update(spacing_mm=[float("inf"), 1, 1]),
+    "names in 'channel_names'; got {'a': 1}": lambda data: data.update(channel_names=[{"a": 1}]),
+    "must give label 1 a name; got None": lambda data: data["label_names"].update({"1": None}),
+    "'label_names'; got '01'": lambda data: data["label_names"].update({"01": "x"}),
+    "'label_names'; got '9999": lambda data: data["label_names"].update({"9" * 5000: "x"}),
     "whole numbers as keys of 'label_names'; got 'one'": lambda data: data["label_names"].update(
         one="spleen"
     ),

@@ -71,3 +71,16 @@ def test_scores_leave_out_empty_and_infinite_cells(tmp_path: Path) -> None:
         "dice_posterior": [0.25],
         "hd95_mm_anterior": [1.41421],
     }
+
+
+def test_names_that_are_formulas_are_text_in_the_table_and_come_back(tmp_path: Path) -> None:
+    names = ["=1+1", "+cmd", "-2+3", "@SUM(A1)", "\tx", "-5", "'quoted", "plain"]
+    rows = [CaseRow(name, {"dice_a": -0.5}, {"network": "=n"}) for name in names]
+    text = case_table(rows)
+    for line in text.splitlines()[1:-1]:
+        assert line.startswith("'=n,")
+    assert "'=n,'=1+1,-0.5" in text and "'=n,-5,-0.5" in text and "'=n,plain,-0.5" in text
+    (tmp_path / "cases.csv").write_text(text)
+    back = read_cases(tmp_path / "cases.csv")
+    assert [row.case for row in back] == names
+    assert {row.trial["network"] for row in back} == {"=n"}

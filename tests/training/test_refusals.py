@@ -1,11 +1,14 @@
 """Settings and folders that a training refuses at once, before it writes anything."""
 
 import math
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from helpers.harness import refused, train, workflow
+from helpers.harness import BUNDLE, SMALL, history, refused, train, workflow
 from perforated_monai.training.validation import MOST_WITHOUT, NothingFound
 
 
@@ -89,3 +92,29 @@ def test_a_run_that_finds_nothing_says_so(
     }
     train(few_phantoms, tmp_path, epochs=1, **{"validate::key_metric::val_mean_dice": empty})
     assert "warning: the score of 1 validations in a row is 0" in capfd.readouterr().err
+
+
+@pytest.mark.slow  # a process of its own imports MONAI and trains: a minute on a shared core
+def test_a_training_goes_on_without_a_reader_and_ends_with_our_line(
+    few_phantoms: Path, tmp_path: Path
+) -> None:
+    settings = {
+        **{key: value for key, value in SMALL.items() if key != "device"},
+        "bundle_root": BUNDLE,
+        "dataset_dir": few_phantoms,
+        "manifest": few_phantoms / "manifest.json",
+        "output_dir": tmp_path / "run",
+        "epochs": 1,
+    }
+    words = [sys.executable, "-m", "monai.bundle", "run"]
+    words += ["--config_file", str(BUNDLE / "configs" / "train.json")]
+    words += [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+    line = f"set -o pipefail; {shlex.join(words)} 2>&1 | head -1"
+    assert subprocess.run(["bash", "-c", line], capture_output=True, check=False).returncode == 0
+    assert history(tmp_path / "run")[-1]["event"] == "complete"
+    ended = subprocess.run(
+        [*words, "--learning_rate", "fast"], capture_output=True, text=True, check=False
+    )
+    last = ended.stderr.strip().splitlines()[-1]
+    assert ended.returncode == 1
+    assert last.startswith("Error: TypeError: ") and "while making torch.optim.AdamW" in last

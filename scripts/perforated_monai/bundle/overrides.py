@@ -13,12 +13,15 @@ from typing import Any
 from monai.bundle import ComponentLocator, ConfigParser
 
 from ..errors import UserError, is_bundle_run
+from ..streams import forgive
 from .ids import has, value_of
 from .last_line import say_cause_last
 
 
 def guard_command_line() -> None:
     """First entry of ``run``: refuse mistyped keys; let the last line of an error say its cause.
+
+    Standard streams that nobody reads any more do not end the run.
 
     Acts under ``python -m monai.bundle run`` only; a client with a command line of its own is left
     alone. MONAI wraps every exception of an expression, so the cause would stand far above the
@@ -28,6 +31,7 @@ def guard_command_line() -> None:
         UserError: naming an override that no configuration file knows.
     """
     if is_bundle_run(sys.argv):
+        forgive()
         say_cause_last()
         check_overrides(sys.argv[2:])
 

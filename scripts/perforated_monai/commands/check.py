@@ -10,11 +10,12 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from ..bundle.folder import bundle_folder
 from ..data.check import check as data
 from ..data.check.check import check_dataset
 from ..data.manifest import Manifest
 from ..errors import UserError
-from ..files import write_json
+from ..files import refuse_foreign, write_json
 from ..rules import ERROR, NOTE, WARNING, Finding, Rule, count
 
 COLOURS = {ERROR: "bold red", WARNING: "yellow", NOTE: "cyan"}
@@ -32,6 +33,12 @@ def check_target(
     start = time.perf_counter()
     for file in filter(None, (json_file, report_file)):
         _expect_folder(file)
+    if json_file:
+        refuse_foreign(json_file, "list of findings", ['"counts"', '"findings"'])
+    if report_file:
+        refuse_foreign(report_file, "page of check", ["<title>Data check: "])
+    if target.lower().endswith(".zip"):
+        bundle_folder(target)
     if is_bundle(Path(target)):
         if report_file:
             msg = f"--report shows volumes, and {target} is a bundle. Leave it out, or use --json."

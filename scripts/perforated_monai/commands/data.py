@@ -27,8 +27,9 @@ def phantom(out: str, cases: int = 20, seed: int = 0, channels: int = 1, kind: s
     if cases < FOLDS:
         print(f"{cases} phantoms in {folder}; a manifest with its {FOLDS} folds needs more")
         return 0
-    test = cases >= FEWEST_WITH_TEST
-    write_manifest(folder, folder / "manifest.json", "phantom", test=test)
+    test, manifest = cases >= FEWEST_WITH_TEST, folder / "manifest.json"
+    if not manifest.exists():  # the same set was there, and its split may be someone's own
+        write_manifest(folder, manifest, "phantom", test=test)
     print(f"{cases} phantoms and manifest.json in {folder}")
     return 0
 

@@ -22,7 +22,7 @@ from ..data.phantoms import make_phantoms
 from ..data.prepare import write_manifest
 from ..errors import UserError
 from ..export.into_bundle import export_run
-from ..files import atomic, write_json
+from ..files import atomic, refuse_foreign, write_json
 from ..training.run_folder import RunFolder
 
 BUNDLE = "hippocampus_mri_dendritic"
@@ -147,10 +147,15 @@ def copy_bundle(out: Path) -> Path:
     if out.exists() and not (out / "demo.json").exists() and any(out.iterdir()):
         msg = f"{out} holds something other than an earlier demo: choose another --out."
         raise UserError(msg)
+    refuse_foreign(out / "demo.json", "result of a demo", ['"integrated_dendrite_sets"'])
     for name in (BUNDLE, "phantoms", "runs", "masks", "logs"):
         shutil.rmtree(out / name, ignore_errors=True)
-    (out / "logs").mkdir(parents=True)
-    write_json(out / "demo.json", {"state": "not finished"})
+    try:
+        (out / "logs").mkdir(parents=True)
+    except OSError as error:
+        msg = f"{out} cannot be made ({error.strerror}): choose another --out."
+        raise UserError(msg) from error
+    write_json(out / "demo.json", {"state": "not finished", "integrated_dendrite_sets": None})
     leave = shutil.ignore_patterns("models", "runs", "data", "eval")
     return shutil.copytree(shipped, out / BUNDLE, ignore=leave)
 

@@ -38,6 +38,7 @@ def export(
         out: write a copy of the bundle with the run's network into this new folder instead.
         delta: of a run with freeze_base, write only the dendrites into this new folder.
     """
+    from ..bundle.folder import bundle_folder
     from ..export.into_bundle import export_formats, export_run
     from ..inference.formats import as_list, choose_formats, unavailable
     from ..networks.fold import folded_line
@@ -45,6 +46,7 @@ def export(
     if not bundle:
         msg = "export needs --bundle DIR, and the run folder unless model.pt is there already."
         raise UsageError(msg)
+    bundle_folder(str(bundle))
     chosen = choose_formats(None if formats == "installed" else as_list(formats))
     options = FormatOptions(
         formats=chosen, volumes=volumes or None, engine=",".join(as_list(engine))

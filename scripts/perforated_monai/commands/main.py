@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import fire
 
 from ..errors import UsageError, UserError
+from ..streams import forgiving, reader_is_gone
 from .data import check, phantom, prepare
 from .export import export
 from .overlay import overlay
@@ -53,23 +56,60 @@ COMMANDS: dict[str, Callable[..., int]] = {
 }
 
 
+# With it an error of a library, which no rule of ours foresaw, shows where it arose.
+TRACEBACK = "PERFORATED_MONAI_TRACEBACK"
+_PRINTED = ("overlay",)  # commands whose product is what they print
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+    """Run one command and return its exit code.
+
+    A standard stream that nobody reads changes nothing of it, unless what is printed is all that
+    the command makes and the disk is full.
+    """
     argv = sys.argv[1:] if argv is None else argv
+    with forgiving() as stdout:
+        code = _run(argv)
+        stdout.flush()
+        if code == 0 and argv[:1] and argv[0] in _PRINTED and not reader_is_gone(stdout.lost):
+            print(f"perforated_monai: what was printed is lost: {stdout.lost}.", file=sys.stderr)
+            return 1
+    return code
+
+
+def _run(argv: list[str]) -> int:
     try:
         _check_usage(argv)
         result: Any = fire.Fire(COMMANDS, command=argv, name="perforated_monai", serialize=_silent)
     except UsageError as error:
         print(f"perforated_monai: {error}", file=sys.stderr)
         return 2
-    except (UserError, FileNotFoundError, PermissionError) as error:
+    except (UserError, OSError) as error:
         print(f"perforated_monai: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except fire.core.FireExit as error:
         return int(error.code)
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        print(f"perforated_monai: {_unforeseen(error)}", file=sys.stderr)
+        return 1
     return result if isinstance(result, int) else 0
+
+
+def _unforeseen(error: Exception) -> str:
+    """One line for an error that no rule refuses by name."""
+    package = Path(__file__).resolve().parents[1]
+    trace = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in trace if Path(frame.filename).is_relative_to(package)]
+    at = f"{Path(ours[-1].filename).relative_to(package)}:{ours[-1].lineno}" if ours else "?"
+    text = " ".join(str(error).split())[:300]
+    return (
+        f"{type(error).__name__}{': ' * bool(text)}{text} (at {at}). No rule names this: look at "
+        f"what was given, and report it. {TRACEBACK}=1 shows where it arose."
+    )
 
 
 def _silent(_: Any) -> None:
@@ -83,6 +123,9 @@ def _check_usage(argv: list[str]) -> None:
     if argv[0] not in COMMANDS:
         close = difflib.get_close_matches(argv[0], COMMANDS, n=1) or list(COMMANDS)
         msg = f"no command {argv[0]!r}. Did you mean: {', '.join(close)}?"
+        raise UsageError(msg)
+    if any(word == "" or (word.startswith("--") and word.endswith("=")) for word in argv):
+        msg = f"{argv[0]} was given an empty argument, which would stand for the current folder."
         raise UsageError(msg)
     known = list(inspect.signature(COMMANDS[argv[0]]).parameters)
     for word in argv[1:]:

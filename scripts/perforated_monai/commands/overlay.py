@@ -37,6 +37,7 @@ def overlay(
         evaluator: what validates.
         metric: name of the score to follow; higher must be better.
     """
+    from ..bundle.folder import bundle_folder
     from ..bundle.overlay.make import Choices, make_overlay
     from ..bundle.overlay.parts import Given
     from ..inference.formats import as_list
@@ -59,5 +60,5 @@ def overlay(
         freeze_base=bool(freeze_base),
         **({"layer_types": tuple(as_list(layer_types))} if layer_types else {}),
     )
-    print(make_overlay(str(bundle), choices), end="")
+    print(make_overlay(bundle_folder(str(bundle)), choices), end="")
     return 0

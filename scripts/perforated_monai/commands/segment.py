@@ -46,6 +46,7 @@ def segment(
             patients; every row says so.
         report: also write one HTML page of the results, to look through and review them.
     """
+    from ..bundle.folder import bundle_folder
     from ..inference.segment import Options, Segmenter, bundle_code, segment_folder
 
     if report:
@@ -61,6 +62,7 @@ def segment(
         series=str(series),
         dicom_seg=dicom_seg,
     )
+    bundle_folder(str(bundle))
     with bundle_code(str(bundle)):
         segmenter = Segmenter(
             str(bundle),

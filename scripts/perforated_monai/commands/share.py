@@ -12,10 +12,11 @@ def pack(bundle: str, out: str, url_base: str = "", formats: str = "") -> int:
         url_base: address of files above 25 MB; they are left out and named in large_files.yml.
         formats: of ts, pt2, onnx, with commas: other forms of the network to pack beside model.pt.
     """
+    from ..bundle.folder import bundle_folder
     from ..bundle.pack import pack_bundle
     from ..inference.formats import as_list
 
-    packed = pack_bundle(str(bundle), str(out), str(url_base), as_list(formats))
+    packed = pack_bundle(bundle_folder(str(bundle)), str(out), str(url_base), as_list(formats))
     for note in packed.notes:
         print(note)
     size = f"{packed.size / 1e6:.1f} MB"
@@ -43,8 +44,9 @@ def card(bundle: str, evaluation: str = "") -> int:
         evaluation: output_dir of an evaluate.json; its cases.csv is copied into docs first.
     """
     from ..bundle.card import write_card
+    from ..bundle.folder import bundle_folder
 
-    print(write_card(str(bundle), str(evaluation) or None))
+    print(write_card(bundle_folder(str(bundle)), str(evaluation) or None))
     return 0
 
 

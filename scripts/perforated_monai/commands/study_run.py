@@ -109,7 +109,11 @@ def report(file: str, results_dir: str = "", work: str = "", *, images: bool = F
     from ..study.report import write_report
 
     study, places = _study_with_results(file, results_dir, work)
-    places.results.mkdir(parents=True, exist_ok=True)
+    try:
+        places.results.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"results folder {places.results} cannot be made ({error.strerror}): choose another."
+        raise UserError(msg) from error
     html, markdown = write_report(study, places, images)
     print(f"{html} and {markdown.name}")
     return 0

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..files import write_text
+from ..files import refuse_foreign, write_text
 from .check.check import Audit, check_dataset
 from .layout import dataset_root, present
 from .manifest import Checksums, Manifest, refuse, to_text
@@ -26,10 +26,12 @@ def write_manifest(root: str | Path, out: str | Path, name: str, test: bool = Tr
     the folder's `dataset.json`, when it has one.
 
     Raises:
-        UserError: everything that `check` calls an error; mixed file endings; fewer than 10
-            labelled cases to take a test part from, or fewer than 5 for the folds.
+        UserError: everything that `check` calls an error; mixed file endings; a file at `out` that
+            is no manifest; fewer than 10 labelled cases to take a test part from, or fewer than 5
+            for the folds.
     """
     base = dataset_root(root)
+    refuse_foreign(out, "manifest", ['"schema_version"'])
     manifest = split_folder(base, describe_folder(base, name), test)
     audit = check_dataset(base, manifest)
     refuse(audit.errors())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -54,7 +55,7 @@ def broken(data: dict[str, Any]) -> list[str]:
     for key, kind in _TYPES.items():
         if key not in data:
             problems.append(f"lacks the key {key!r}")
-        elif not isinstance(data[key], kind):
+        elif not isinstance(data[key], kind) or (kind is int and isinstance(data[key], bool)):
             kind = getattr(kind, "__name__", kind)
             problems.append(f"must have a value of type {kind} under {key!r}; got {data[key]!r}")
     return problems or list(_broken_content(data))
@@ -68,14 +69,30 @@ def _broken_content(data: dict[str, Any]) -> Iterator[str]:
         yield f"must have the suffix '.nii' or '.nii.gz'; got {layout['suffix']!r}"
     elif outside := [path for path in layout.values() if not _inside(path)]:
         yield f"must name folders inside the dataset folder in 'layout'; got {outside}"
-    for value in data["label_names"]:
-        if not re.fullmatch(r"\d+", value):
-            yield f"must have whole numbers as keys of 'label_names'; got {value!r}"
+    yield from _broken_names(data)
     for case, entry in cases.items():
         yield from _broken_case(case, entry)
     used = [entry.get("fold") for entry in cases.values() if isinstance(entry, dict)]
     if cases and (empty := [fold for fold in range(FOLDS) if fold not in used]):
         yield f"must have cases in all {FOLDS} folds; folds {empty} are empty"
+
+
+def _broken_names(data: dict[str, Any]) -> Iterator[str]:
+    labels, spacing = data["label_names"], data["spacing_mm"]
+    for value, name in labels.items():
+        if not re.fullmatch(r"0|[1-9]\d{0,8}", value, re.ASCII):
+            yield f"must have whole numbers as keys of 'label_names'; got {value[:40]!r}"
+        if not isinstance(name, str):
+            yield f"must give label {value[:40]} a name; got {name!r}"
+    if other := [name for name in data["channel_names"] if not isinstance(name, str)]:
+        yield f"must have names in 'channel_names'; got {other[0]!r}"
+    if spacing is not None and (len(spacing) != 3 or not all(map(_is_length, spacing))):
+        yield f"must have three numbers of mm above 0 in 'spacing_mm', or null; got {spacing!r}"
+
+
+def _is_length(value: Any) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and 0 < value < math.inf
 
 
 def _inside(path: Any) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 from scipy.stats import t as student
 
 from ..errors import UserError
-from ..files import hash_of
+from ..files import csv_text, from_csv_text, hash_of
 
 TABLE, ABOUT = "cases.csv", "cases.json"
 MEAN = "mean"
@@ -110,12 +110,12 @@ def read_cases(table: str | Path) -> list[CaseRow]:
             at = header.index("case")
             rows = [
                 CaseRow(
-                    case=cells[at],
+                    case=from_csv_text(cells[at]),
                     values={
                         n: float(c) if c else math.nan
                         for n, c in zip(header[at + 1 :], cells[at + 1 :], strict=True)
                     },
-                    trial=dict(zip(header[:at], cells[:at], strict=True)),
+                    trial=dict(zip(header[:at], map(from_csv_text, cells[:at]), strict=True)),
                 )
                 for cells in reader
                 if cells
@@ -146,8 +146,8 @@ def case_table(rows: Sequence[CaseRow], mean_row: bool = False, exact: bool = Fa
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*trial, "case", *names])
     for row in [*rows, last] if mean_row else rows:
-        keys = [row.trial.get(key, "") for key in trial]
-        writer.writerow([*keys, row.case, *(_cell(row.values[n], exact) for n in names)])
+        keys = [csv_text(row.trial.get(key, "")) for key in trial]
+        writer.writerow([*keys, csv_text(row.case), *(_cell(row.values[n], exact) for n in names)])
     return text.getvalue()
 
 

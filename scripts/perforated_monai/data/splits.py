@@ -55,8 +55,8 @@ def split_folder(root: Path, manifest: Manifest, test: bool) -> Manifest:
         if len(pool) < FEWEST_WITH_TEST:
             msg = (
                 f"a test part is taken from at least {FEWEST_WITH_TEST} labelled cases; {root} has "
-                f"{len(pool)} in {images}. Add cases, put test cases into imagesTs and labelsTs, "
-                "or write a manifest without a test part (test=False)."
+                f"{len(pool)} in {images}. Add cases, or put test cases of your own into imagesTs "
+                "and labelsTs."
             )
             raise UserError(msg)
         held = kfold(pool)[0]
@@ -82,7 +82,7 @@ def describe_folder(root: Path, name: str) -> Manifest:
         data = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         channels = [data["modality"][k] for k in sorted(data.get("modality", {}), key=int)]
         labels = {int(value): str(text) for value, text in data.get("labels", {}).items()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
         msg = (
             f"{path} must be JSON with MSD's 'modality' and 'labels' (number -> name): {error}. "
             "Correct or remove it."

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..files import write_bytes, write_text
+from ..files import refuse_foreign, write_bytes, write_text
 from . import figures
 from .report_record import COST, DIFFERENCES, EPOCHS, METHOD, WORST, Picture, Report, make_report
 from .report_tables import DIFFERENCE_HEADER
@@ -26,9 +26,13 @@ def write_report(study: Study, places: Places, images: bool = False) -> tuple[Pa
 
     Returns:
         page and Markdown.
+
+    Raises:
+        UserError: for a report.md there that is no report of a study.
     """
-    report = make_report(study, places, images)
     html, markdown = places.results / "report.html", places.results / "report.md"
+    refuse_foreign(markdown, "report of a study", ["`python -m perforated_monai report "])
+    report = make_report(study, places, images)
     write_text(html, _render("report.html.jinja", report, study))
     write_text(markdown, _render("report.md.jinja", report, study))
     shown = {picture.name: picture for picture in report.pictures}

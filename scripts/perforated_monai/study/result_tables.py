@@ -17,7 +17,7 @@ from typing import Any
 
 from ..data.scores import TABLE, CaseRow, case_table, read_cases
 from ..errors import UserError
-from ..files import sha256, write_json, write_text
+from ..files import csv_text, from_csv_text, sha256, write_json, write_text
 from .study_file import FORMAT, Study
 from .sweep_space import NAMES
 from .trial import Trial
@@ -289,9 +289,10 @@ def _text(names: list[str], rows: Iterable[Mapping[str, str]]) -> str:
     buffer = io.StringIO(newline="")
     writer = csv.DictWriter(buffer, names, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: csv_text(cell) for name, cell in row.items()} for row in rows)
     return buffer.getvalue()
 
 
 def _parsed(text: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(text, newline="")))
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    return [{name: from_csv_text(cell) for name, cell in row.items()} for row in rows]

@@ -11,7 +11,7 @@ import torch
 from ignite.engine import Events
 
 from .._version import __version__
-from ..data.scores import TABLE, CaseRow, case_table, finite_mean
+from ..data.scores import TABLE, CaseRow, case_table, finite_mean, read_cases
 from ..errors import UserError
 from ..files import hash_of, write_json, write_text
 from . import distributed
@@ -55,6 +55,7 @@ class CaseTable:
 
     def _started(self, evaluator: Any) -> None:
         self._cases = []
+        self._refuse_other_table()
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -62,6 +63,15 @@ class CaseTable:
                 f"output_dir {self.file.parent} cannot be made ({error.strerror}): choose another."
             )
             raise UserError(msg) from None
+
+    def _refuse_other_table(self) -> None:
+        """Refuse to replace a table that no evaluation wrote, such as that of `segment`."""
+        if self.file.exists():
+            try:
+                read_cases(self.file)
+            except UserError:
+                msg = f"{self.file} is no table of scores: it is kept. Choose another output_dir."
+                raise UserError(msg) from None
 
     def _step(self, evaluator: Any) -> None:
         for item in evaluator.state.batch:

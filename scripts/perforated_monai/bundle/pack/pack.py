@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from ...errors import UserError
-from ...files import atomic, hash_of
+from ...files import atomic, hash_of, refuse_foreign
 from ...rules import ERROR
 from ..check.files import BundleFiles, read_bundle
 from ..check.run import check_files
@@ -56,6 +56,7 @@ def pack_bundle(
     if out.suffix.lower() != ".zip" or out.is_dir():
         msg = f"the packed bundle must be a .zip file; got {out}."
         raise UserError(msg)
+    refuse_foreign(out, "packed bundle", [f"/{RECORD}"])
     checked = _whole(bundle)
     chosen = select(checked.root, formats)
     notes = [f"left out: {', '.join(chosen.left_out)}"] if chosen.left_out else []

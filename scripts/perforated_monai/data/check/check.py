@@ -106,8 +106,12 @@ def check_dataset(
         progress: show a bar on a terminal.
 
     Raises:
-        UserError: a folder that is missing, empty or without volumes, or an unreadable manifest.
+        UserError: a folder that is missing, empty or without volumes, an unreadable manifest, or
+            no sensible number of workers.
     """
+    if workers is not None and (type(workers) is not int or workers < 1):
+        msg = f"workers must be a whole number of 1 or more; got {workers!r}. Leave it out."
+        raise UserError(msg)
     root = dataset_root(folder)
     manifest = _manifest(root, manifest)
     listed = listed_files(root, manifest.layout)

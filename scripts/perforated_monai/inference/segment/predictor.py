@@ -174,4 +174,10 @@ def _device(device: str | torch.device | None) -> torch.device:
     if place.type == "cuda" and not torch.cuda.is_available():
         msg = f"device {device!r} needs a GPU; torch finds none. Use --device cpu."
         raise UserError(msg)
+    try:  # the one question that every build of torch answers
+        torch.empty(1, device=place).add(1).cpu()
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:200]
+        msg = f"device {device!r} cannot be used here ({reason}). Use --device cpu."
+        raise UserError(msg) from None
     return place

@@ -14,8 +14,9 @@ from monai.transforms import Invertd
 from monai.transforms.utils import reset_ops_id
 from torch import Tensor
 
+from ..._version import __version__
 from ...errors import UserError
-from ...files import sha256
+from ...files import hash_of, sha256
 from ..patches import cut_batches
 from ..scan import Scan, make_scan
 from .grid import forget_voxels, restore
@@ -171,10 +172,14 @@ class Segmenter:
 
     def settings_hash(self, series: str) -> str:
         """Hash of everything but the input that decides what a case gives."""
+        bundle = self.bundle
+        code = sorted((bundle.folder / "scripts").rglob("*.py"))
         parts = (
-            *(self.bundle.weights_sha256, self.bundle.config_sha256, sorted(self.settings.items())),
+            *(bundle.weights_sha256, bundle.config_sha256, sorted(self.settings.items())),
             *(self.device.type, self.probabilities, self.allow_out_of_range),
-            series,
+            *(series, __version__, [hash_of(file) for file in code]),
+            *(sorted(bundle.labels.items()), sorted(bundle.channel_names.items()), bundle.amp),
+            *(bundle.mirror_axes, bundle.skip_empty_border, bundle.phantom_weights),
         )
         return sha256(repr(parts).encode())[:16]
 

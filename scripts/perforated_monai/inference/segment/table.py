@@ -19,7 +19,7 @@ import numpy as np
 from scipy import ndimage
 
 from ...errors import UserError
-from ...files import write_text
+from ...files import csv_text, write_text
 
 DONE, FAILED = "done", "failed"
 CSV, JSONL = "cases.csv", "cases.jsonl"
@@ -203,4 +203,5 @@ def _json(row: Row) -> str:
 def _cell(value: Any) -> Any:
     if value is None:
         return ""
-    return "; ".join(value) if isinstance(value, list) else value
+    text = "; ".join(value) if isinstance(value, list) else value
+    return csv_text(text) if isinstance(text, str) else text

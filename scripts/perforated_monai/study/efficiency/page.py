@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ..._version import __version__
 from ...bundle.card.figures import table
 from ...errors import UserError
-from ...files import atomic, write_json, write_text
+from ...files import atomic, refuse_foreign, write_json, write_text
 from .claims import Claim, controls, measured, read_claims
 from .cost import measure_costs
 from .figure import draw
@@ -60,8 +60,9 @@ def write_efficiency(
     if not size:
         msg = f"{names[0]} does not say its window. Give --window, such as 96,96,96."
         raise UserError(msg)
-    costs = measure_costs(subjects, size, rounds)
     out = Path(out)
+    _refuse_other_pages(out)
+    costs = measure_costs(subjects, size, rounds)
     out.mkdir(parents=True, exist_ok=True)
     figure = draw(subjects, costs["rows"])
     if figure is not None:
@@ -72,6 +73,15 @@ def write_efficiency(
     text = page_text(subjects, costs, read, today, drawn=figure is not None)
     write_text(out / "efficiency.md", text)
     return out / "efficiency.md"
+
+
+def _refuse_other_pages(out: Path) -> None:
+    """Refuse, before hours of measuring, to replace files that no card of ours left there."""
+    refuse_foreign(out / "efficiency.json", "efficiency card", ['"written_by": "perforated_monai'])
+    refuse_foreign(out / "efficiency.md", "efficiency card", ["`python -m perforated_monai effic"])
+    if (out / "efficiency.png").exists() and not (out / "efficiency.json").exists():
+        msg = f"{out / 'efficiency.png'} is of no efficiency card: choose another --out."
+        raise UserError(msg)
 
 
 def _record(subjects: Sequence[Subject], costs: dict[str, Any]) -> dict[str, Any]:
