@@ -1,5 +1,6 @@
 """A run is continued on the data that it began with, or refused by the names that differ."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -10,8 +11,9 @@ from ignite.engine import Events
 
 from helpers.harness import history, in_child, kill_self, refused, train, workflow
 from perforated_monai import UserError
+from perforated_monai.training.provenance import provenance
 from perforated_monai.training.run_folder import RunFolder
-from perforated_monai.training.trained_on import refuse_changed_data, trained_on
+from perforated_monai.training.trained_on import is_record, refuse_changed_data, trained_on
 
 
 def engine(*cases: dict) -> SimpleNamespace:
@@ -84,6 +86,26 @@ def test_a_dataset_without_a_list_is_none_and_stays_none(tmp_path: Path, cases: 
     refuse_changed_data(tmp_path, unseen, unseen)
     with pytest.raises(UserError, match="training: its datalist was not seen then"):
         refuse_changed_data(tmp_path, unseen, trained_on(engine(*cases), SimpleNamespace()))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [1, {}, {"training": 3, "validation": None}, {"training": [{"image": "x"}], "validation": []}],
+)
+def test_a_record_that_was_edited_is_damage(value: object, tmp_path: Path) -> None:
+    assert not is_record(value)
+    provenance({"a": 1}).write(tmp_path / "config.json")
+    stored = json.loads((tmp_path / "config.json").read_text()) | {"data": value}
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
+        RunFolder(tmp_path).provenance()
+
+
+@pytest.mark.parametrize("text", ["{half\n", "[1]\n", "3\n", "[" * 100_000 + "\n"])
+def test_a_history_that_was_edited_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "history.jsonl").write_text(text)
+    with pytest.raises(UserError, match=r"history\.jsonl"):
+        RunFolder(tmp_path).history()
 
 
 def test_a_killed_run_on_data_that_changed_meanwhile_is_refused(

@@ -34,10 +34,12 @@ def last_line(best: Best, grown: bool, folder: Path) -> str:
 def bad_loss(trainer: Any, loss: float, checkpoints: Path) -> str:
     """A loss that is not finite, with the cases of its batch."""
     cases = _cases_of(trainer.state.batch)
-    kept = f"epoch {trainer.state.epoch - 1} is kept in {checkpoints}"
+    kept = f"the checkpoint of epoch {trainer.state.epoch - 1} is kept in {checkpoints}"
+    if trainer.state.epoch == 1:
+        kept = "no epoch was finished"
     return (
         f"The loss is {loss} in epoch {trainer.state.epoch}, case(s) {', '.join(cases)}. Look "
-        f"for NaN in these volumes or lower the learning rate; the checkpoint of {kept}."
+        f"for NaN in these volumes or lower the learning rate; {kept}."
     )
 
 

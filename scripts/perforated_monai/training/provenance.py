@@ -13,7 +13,7 @@ from typing import Any
 from .._version import __version__
 from ..errors import UserError
 from ..files import sha256, write_json
-from .trained_on import TrainedOn
+from .trained_on import TrainedOn, is_record
 
 # Settings that change how fast a run goes or where it is logged, never what comes out of it.
 _NO_RESULT = {
@@ -73,12 +73,18 @@ class Provenance:
             stored = json.loads(file.read_text(encoding="utf-8"))
             config, versions = stored["config"], stored["versions"]
             generator, data = stored.get("generator"), stored.get("data")
+            if (
+                not isinstance(config, dict)
+                or not isinstance(versions, dict)
+                or not is_record(data)
+            ):
+                raise TypeError
             return cls(config, versions, stored["manifest_sha256"], generator, data)
         except FileNotFoundError:
             msg = f"{file.parent} is no run folder: it has no {file.name}. "
             msg += "Give the output_dir of a training."
             raise UserError(msg) from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             msg = f"{file} is damaged ({type(error).__name__}). Train anew."
             raise UserError(msg) from None
 

@@ -82,9 +82,21 @@ class RunFolder:
     # -- what a reader asks ----------------------------------------------------------------
 
     def history(self) -> list[dict[str, Any]]:
-        """Every event so far, in order; a line that is only half written is left out."""
-        lines = self.history_file.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        """Every event so far, in order; a line that is only half written is left out.
+
+        Raises:
+            UserError: for a file that is missing or holds other lines.
+        """
+        try:
+            lines = self.history_file.read_text(encoding="utf-8").splitlines(keepends=True)
+            events = [json.loads(line) for line in lines if line.endswith("\n")]
+        except (OSError, ValueError, RecursionError) as error:
+            msg = f"{self.history_file} cannot be read ({type(error).__name__}). Restore it."
+            raise UserError(msg) from None
+        if not all(isinstance(event, dict) and "event" in event for event in events):
+            msg = f"{self.history_file} must hold one event a line; it is changed. Restore it."
+            raise UserError(msg)
+        return events
 
     @property
     def finished(self) -> bool:

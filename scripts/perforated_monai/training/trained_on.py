@@ -49,6 +49,18 @@ def refuse_changed_data(folder: Path, before: TrainedOn, now: TrainedOn) -> None
         raise UserError(msg)
 
 
+def is_record(value: Any) -> bool:
+    """Whether what a file holds is a record, or None where it keeps none."""
+    parts = value.values() if isinstance(value, dict) else []
+    cases = [case for part in parts if isinstance(part, list) for case in part]
+    return value is None or (
+        isinstance(value, dict)
+        and set(value) == {"training", "validation"}
+        and all(part is None or isinstance(part, list) for part in parts)
+        and all(isinstance(case, dict) and isinstance(case.get("case"), str) for case in cases)
+    )
+
+
 def _cases(engine: Any) -> list[dict[str, str]] | None:
     data = getattr(getattr(getattr(engine, "data_loader", None), "dataset", None), "data", None)
     if not isinstance(data, (list, tuple)) or not all(isinstance(c, Mapping) for c in data):
