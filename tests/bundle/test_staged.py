@@ -98,7 +98,7 @@ def test_killed_among_the_moves(moved: int, bundle: Path) -> None:
 
 
 def test_a_second_export_waits_for_the_first(bundle: Path) -> None:
-    (bundle / f".export-{os.getppid()}").mkdir()
+    (bundle / f".perforated-monai-export-{os.getppid()}").mkdir()
     with pytest.raises(UserError, match=f"process {os.getppid()}"), staged(bundle):
         pass
     assert read(bundle) == OLD

@@ -145,7 +145,9 @@ def test_a_killed_export_leaves_the_old_models(point: str, plain_run: Path, bund
 
     assert in_child(work) == -signal.SIGKILL
     after = content(bundle)
-    assert {n: d for n, d in after.items() if not n.startswith(".export-")} == before
+    assert {
+        n: d for n, d in after.items() if not n.startswith(".perforated-monai-export-")
+    } == before
     assert export_run(plain_run, bundle)["dendrites"] == {}
     assert not list(bundle.glob(".export*"))
 

@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..files import cure_of
 
 _READY = ".export-ready"
+_STAGED = ".perforated-monai-export-"  # nobody else's folder is called so, and removed
 _REMOVE = ".remove"
 
 
@@ -31,7 +32,7 @@ def staged(root: str | Path) -> Iterator[Path]:
     root = Path(root)
     finish(root)
     _clear_leftovers(root)
-    folder = root / f".export-{os.getpid()}"
+    folder = root / f"{_STAGED}{os.getpid()}"
     try:
         folder.mkdir()
         yield folder
@@ -57,10 +58,10 @@ def new_folder(target: str | Path) -> Iterator[Path]:
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         msg = f"{target} exists: name a new folder, or remove this one."
         raise UserError(msg)
-    folder = target.parent / f".{target.name}.export-{os.getpid()}"
+    folder = target.parent / f".{target.name}{_STAGED}{os.getpid()}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _clear_leftovers(target.parent, f".{target.name}.export-")
+        _clear_leftovers(target.parent, f".{target.name}{_STAGED}")
         folder.mkdir()
         yield folder
         _sync(folder)
@@ -109,7 +110,7 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _clear_leftovers(root: Path, prefix: str = ".export-") -> None:
+def _clear_leftovers(root: Path, prefix: str = _STAGED) -> None:
     for folder in root.glob(f"{glob.escape(prefix)}*"):
         number = re.fullmatch(r"\d+", folder.name.removeprefix(prefix))
         if number is None:

@@ -26,7 +26,7 @@ from .plain_network import PlainNetwork, compare_with_trained
 _CONFIGS = ("train", "evaluate", "inference")
 _LARGEST_SIDE = 96  # voxels of a patch to compare on, where the network takes other sizes
 _OF_NETWORK = ("network.json", "parity.json")  # in models/, beside model.*
-_SKIPPED = (".git", "__pycache__", ".export-*", "*.pyc", ".DS_Store")
+_SKIPPED = (".git", "__pycache__", ".export-*", ".perforated-monai-*", "*.pyc", ".DS_Store")
 
 
 def export_to_new_bundle(
