@@ -46,7 +46,7 @@ def test_files_are_replaced_together_and_nothing_is_left(bundle: Path) -> None:
         remove_at_end(stage, ["models/model.ts"])
         assert read(bundle) == OLD
     assert read(bundle) == NEW
-    assert not list(bundle.glob(".export*"))
+    assert not list(bundle.glob(".*export*"))
 
 
 def test_an_error_leaves_everything_as_it_was(bundle: Path) -> None:
@@ -54,7 +54,7 @@ def test_an_error_leaves_everything_as_it_was(bundle: Path) -> None:
         write(stage, NEW)
         raise KeyError
     assert read(bundle) == OLD
-    assert not list(bundle.glob(".export*"))
+    assert not list(bundle.glob(".*export*"))
 
 
 def test_killed_while_staging(bundle: Path) -> None:
@@ -68,7 +68,7 @@ def test_killed_while_staging(bundle: Path) -> None:
     finish(bundle)
     assert read(bundle) == OLD
     replace_all(bundle)
-    assert read(bundle) == NEW and not list(bundle.glob(".export*"))
+    assert read(bundle) == NEW and not list(bundle.glob(".*export*"))
 
 
 @pytest.mark.parametrize("moved", [0, 1, 2, 3])
@@ -92,7 +92,7 @@ def test_killed_among_the_moves(moved: int, bundle: Path) -> None:
 
     assert in_child(work) == -signal.SIGKILL
     finish(bundle)
-    assert read(bundle) == NEW and not list(bundle.glob(".export*"))
+    assert read(bundle) == NEW and not list(bundle.glob(".*export*"))
     finish(bundle)
     assert read(bundle) == NEW
 

@@ -78,7 +78,7 @@ def test_export_writes_a_whole_bundle(
         "<!-- /parity -->\nlast line\n"
     )
     assert "| model.pt |" in page
-    assert not list(bundle.rglob(".export*"))
+    assert not list(bundle.rglob(".*export*"))
 
 
 def test_a_plain_run_exports_bit_for_bit(plain_run: Path, bundle: Path) -> None:
@@ -110,7 +110,7 @@ def test_formats_of_a_bundle_without_its_run(plain_run: Path, bundle: Path, caps
     assert [row["name"] for row in report["rows"]] == ["model.pt", "model.ts"]
     assert report["reference"] == "model.pt"
     assert "against `model.pt`" in (bundle / "docs/README.md").read_text()
-    assert not list(bundle.rglob(".export*"))
+    assert not list(bundle.rglob(".*export*"))
     (bundle / "models/model.pt").write_bytes(weights[:-1])
     before = content(bundle)
     with pytest.raises(UserError, match=r"model\.pt must have sha256"):
@@ -149,7 +149,7 @@ def test_a_killed_export_leaves_the_old_models(point: str, plain_run: Path, bund
         n: d for n, d in after.items() if not n.startswith(".perforated-monai-export-")
     } == before
     assert export_run(plain_run, bundle)["dendrites"] == {}
-    assert not list(bundle.glob(".export*"))
+    assert not list(bundle.glob(".*export*"))
 
 
 def test_an_export_killed_among_its_moves_is_completed(plain_run: Path, bundle: Path) -> None:
@@ -170,7 +170,7 @@ def test_an_export_killed_among_its_moves_is_completed(plain_run: Path, bundle: 
     staging.finish(bundle)
     record = json.loads((bundle / "models/network.json").read_text())
     load_weights(build_network(record), bundle / "models/model.pt", record["model_sha256"])
-    assert not list(bundle.glob(".export*"))
+    assert not list(bundle.glob(".*export*"))
 
 
 def damage_weights(run: Path) -> None:
