@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.segment_bundle import change, make_bundle, read
+from helpers.msd import save
+from helpers.segment_bundle import blocks, change, make_bundle, read, segment
 from perforated_monai.errors import UserError
 from perforated_monai.inference.segment import Segmenter
 from perforated_monai.inference.segment.predictor import engine_device
@@ -58,3 +59,19 @@ def test_cells_are_no_formulas_and_the_log_keeps_the_name(tmp_path: Path) -> Non
     written = (tmp_path / "cases.csv").read_text().splitlines()[1]
     assert written.startswith("'=HYPERLINK(1),,'@x,'-note; second,,-1.5,")
     assert list(log.read()) == ["=HYPERLINK(1)"]
+
+
+@pytest.mark.parametrize("spoiled", ["preview.png", "prob.nii.gz"])
+def test_resume_checks_every_file_that_it_promises(spoiled: str, tmp_path: Path) -> None:
+    """A preview or probabilities that were cut are made again, as a mask is."""
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    for name in ("a", "b"):
+        save(scans / f"{name}.nii.gz", blocks((16, 16, 16)))
+    segmenter = Segmenter(make_bundle(tmp_path / "b"), device="cpu", probabilities=True)
+    assert segment(scans, out, segmenter, preview=True).exit_code == 0
+    file = out / f"a_{spoiled}"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    assert segment(scans, out, segmenter, preview=True, resume=True).kept == 1
+    assert file.read_bytes() == whole
+    assert segment(scans, out, segmenter, preview=True, resume=True).kept == 2

@@ -133,16 +133,21 @@ class CaseRun:
             return self._written(work, predicted)
 
     def _unchanged(self, case: Case, checksum: str) -> bool:
-        """Done before from the same input with the same settings, and its mask is as written."""
+        """Done before from the same input with the same settings, and every file is as written."""
         row = self.earlier.get(case.name)
         if not row or row.get("input_sha256") != checksum or row.get("settings") != self.settings:
             return False
+        mask, *extras = self._promised(case)
+        return is_as_written(mask, row) and all(_is_extra_as_written(path, row) for path in extras)
+
+    def _promised(self, case: Case) -> list[Path]:
+        """The files that this run makes of a case, the mask first."""
         mask, segmentation, probabilities, preview = self._outputs(case)
         paths = [mask]
         paths += [preview] if self.options.preview else []
         paths += [probabilities] if self.segmenter.probabilities else []
         paths += [segmentation] if self.options.dicom_seg and case.dicom else []
-        return all(path.is_file() for path in paths) and is_as_written(mask, row)
+        return paths
 
     def _written(self, work: _Work, predicted: Predicted) -> Row:
         case = work.case
@@ -162,6 +167,7 @@ class CaseRun:
             "confidence_mean": _rounded(result.confidence.mean),
             "confidence_lowest_decile": _rounded(result.confidence.lowest_decile),
             "mask_sha256": sha256(target.read_bytes()),
+            "extras_sha256": {_kind(path): hash_of(path) for path in self._promised(case)[1:]},
         }
         for structure in structures:
             row |= structure.cells
@@ -248,6 +254,19 @@ def is_as_written(mask: Path, row: Row) -> bool:
         return hash_of(mask) == row.get("mask_sha256")
     except OSError:
         return False
+
+
+def _is_extra_as_written(path: Path, row: Row) -> bool:
+    sums = row.get("extras_sha256")
+    try:
+        return isinstance(sums, dict) and hash_of(path) == sums.get(_kind(path))
+    except OSError:
+        return False
+
+
+def _kind(path: Path) -> str:
+    """What a file beside a mask is, such as `preview.png`, without the name of its case."""
+    return path.name.rpartition("_")[2]
 
 
 def check_headers(case: Case, segmenter: Segmenter, options: Options) -> list[Header]:
