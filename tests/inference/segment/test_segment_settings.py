@@ -55,9 +55,10 @@ def test_cells_are_no_formulas_and_the_log_keeps_the_name(tmp_path: Path) -> Non
     log = CaseLog(tmp_path, ["left"])
     log.open()
     notes = ["-note", "second"]
-    log.append({"case": "=HYPERLINK(1)", "reason": "@x", "notes": notes, "volume_ml_left": -1.5})
+    row = {"case": "=HYPERLINK(1)", "status": "failed", "reason": "@x", "notes": notes}
+    log.append(row | {"volume_ml_left": -1.5})
     written = (tmp_path / "cases.csv").read_text().splitlines()[1]
-    assert written.startswith("'=HYPERLINK(1),,'@x,'-note; second,,-1.5,")
+    assert written.startswith("'=HYPERLINK(1),failed,'@x,'-note; second,,-1.5,")
     assert list(log.read()) == ["=HYPERLINK(1)"]
 
 
