@@ -105,6 +105,8 @@ class Segmenter:
         self.probabilities, self.memory_limit = probabilities, memory_limit
         self.allow_out_of_range = allow_out_of_range
         self.settings: dict[str, Any] = {"engine": engine, "overlap": overlap, "tta": tta}
+        code = sorted((self.bundle.folder / "scripts").rglob("*.py"))
+        self._code = [hash_of(file) for file in code]  # as it was when the bundle was loaded
         self.predict: Predictor | None = None
         self.reason = ""
         self._fallback: Predictor | None = None
@@ -173,11 +175,10 @@ class Segmenter:
     def settings_hash(self, series: str) -> str:
         """Hash of everything but the input that decides what a case gives."""
         bundle = self.bundle
-        code = sorted((bundle.folder / "scripts").rglob("*.py"))
         parts = (
             *(bundle.weights_sha256, bundle.config_sha256, sorted(self.settings.items())),
             *(self.device.type, self.probabilities, self.allow_out_of_range),
-            *(series, __version__, [hash_of(file) for file in code]),
+            *(series, __version__, self._code),
             *(sorted(bundle.labels.items()), sorted(bundle.channel_names.items()), bundle.amp),
             *(bundle.mirror_axes, bundle.skip_empty_border, bundle.phantom_weights),
         )
