@@ -31,7 +31,7 @@ def read(folder: Path) -> dict[str, str]:
     """Every file but those of an unfinished export."""
     files = [p for p in folder.rglob("*") if p.is_file()]
     names = {p.relative_to(folder).as_posix(): p.read_text() for p in files}
-    return {n: t for n, t in names.items() if not n.startswith(".export")}
+    return {n: t for n, t in names.items() if not n.startswith((".export", ".perforated-monai-"))}
 
 
 def replace_all(bundle: Path) -> None:

@@ -178,7 +178,7 @@ def test_killed_half_way(tmp_path: Path) -> None:
             kill_self()
 
     assert in_child(export) == -signal.SIGKILL
-    shown = {p: p.read_bytes() for p in root.rglob("*") if p.is_file() and ".export" not in str(p)}
+    shown = {p: p.read_bytes() for p in root.rglob("*") if p.is_file() and "export-" not in str(p)}
     assert shown == before
 
     def pack() -> None:
