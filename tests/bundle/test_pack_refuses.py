@@ -135,12 +135,12 @@ def test_a_bundle_with_errors_is_not_packed(said, bundle, tmp_path, capsys):
     REFUSED[said](bundle)
     out = tmp_path / "out"
     out.mkdir()
-    (out / "packed.zip").write_bytes(b"before")
+    (out / "packed.zip").write_bytes(b"before /packed.json")
     assert main(["pack", str(bundle), str(out / "packed.zip")]) == 1
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
     assert [f.name for f in out.iterdir()] == ["packed.zip"]
-    assert (out / "packed.zip").read_bytes() == b"before"
+    assert (out / "packed.zip").read_bytes() == b"before /packed.json"
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,9 @@ Content = dict[str, bytes]
 def small_bundle(folder: Path) -> Path:
     """The shipped bundle with a small network, from seed 0, and without pictures."""
     root = folder / TOP
-    shutil.copytree(SHIPPED, root, ignore=shutil.ignore_patterns("models", "studies", "*.png"))
+    shutil.copytree(
+        SHIPPED, root, ignore=shutil.ignore_patterns("models", "studies", "*.png", "*.ipynb")
+    )
     definition = {"_target_": "perforated_monai.build_network", "spec": SPEC}
     for name in ("train", "evaluate", "inference"):
         file = root / "configs" / f"{name}.json"

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from monai.data import MetaTensor
 from monai.transforms import Compose
 
@@ -129,6 +128,8 @@ class KeptCrops:
 
     def _shrink(self) -> None:
         """Above the bound, remove the files that nobody has read for longest, down to 90 %."""
+        from filelock import FileLock, Timeout  # evaluation and inference need no crops
+
         try:
             with FileLock(self.folder / ".lock", timeout=0):
                 files = sorted(_sizes(self.folder))

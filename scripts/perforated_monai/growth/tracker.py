@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..dendrites.config import DendriteConfig
-from ..dendrites.kinds.sited import SitedKind
-from ..dendrites.sites import drop_hooks, make_site
+from ..dendrites.sites import drop_hooks
 from ..dendrites.targets import find_targets
 from ..dendrites.wrapped import (
     base_layer,
@@ -26,7 +25,6 @@ from ..dendrites.wrapped import (
     train_dendrites,
     unwrapped,
     wrapped_modules,
-    wrapped_name,
 )
 from ..errors import UserError
 from ..networks.surgery import replace_module
@@ -40,6 +38,7 @@ from .library import (
     verify_thresholds,
     without_layers,
 )
+from .place_sites import make_sites
 from .plain_tensors import run_on_plain_tensors
 from .sandbox import TrackerError, guard, inside
 
@@ -124,7 +123,8 @@ class Tracker:
         _open_tracker = self
         try:
             with guard(self.config.verbose), own_random_numbers(self.network, self.seed):
-                apply_settings(gpa.pc, self.config, self._make_sites(), self.network)
+                wrapped = make_sites(self.network, self.layers, self.kinds)
+                apply_settings(gpa.pc, self.config, wrapped, self.network)
                 # A fresh folder: perforate_model reads settings of earlier runs from the current
                 # folder and writes its own there.
                 with tempfile.TemporaryDirectory() as empty, inside(empty):
@@ -177,21 +177,14 @@ class Tracker:
         best_model = without_layers(state["best_model"], left)
         self.load_state_dict({**state, "best_model": best_model}, unwrapped(network_state, left))
 
-    def _make_sites(self) -> list[str]:
-        """Make the sites that kinds need; the names of what the library is to wrap."""
-        for name in self.layers:
-            if isinstance(self.kinds.get(name), SitedKind):
-                replace_module(self.network, name, make_site(self.network, name, self.kinds[name]))
-        return [wrapped_name(n, isinstance(self.kinds.get(n), SitedKind)) for n in self.layers]
-
     def _prepare_modules(self) -> None:
         tracker = self._gpa.pai_tracker
         # The first score never counts as a best while num_epochs_run is 0 (measured: .9, .5, .5
         # kept .5 as the best).
         tracker.member_vars["num_epochs_run"] = 1
-        wrapped = [name for name, _ in self.modules()]
-        if wrapped != self.layers:
-            missing = [n for n in self.layers if n not in wrapped]
+        there = [name for name, _ in self.modules()]
+        if there != self.layers:
+            missing = [n for n in self.layers if n not in there]
             msg = f"perforatedai did not wrap the layers {missing[:5]} of {len(self.layers)}."
             raise TrackerError(msg)
         for name, module in self.modules():
@@ -339,11 +332,7 @@ class Tracker:
         self.draw_rule = state.get("draw_rule", 1)  # a run that began before the rule was written
 
     def load_network(self, network_state: dict[str, Tensor]) -> None:
-        """Give the network the structure and weights of a grown state dict, strictly.
-
-        Raises:
-            UserError: for a state dict of another network, naming tensors.
-        """
+        """Give the network a grown state dict's structure and weights; another's is refused."""
         refuse_other_network(self.network, network_state)
         training = self.network.training
         with guard(self.config.verbose), own_random_numbers(self.network, self.seed):
