@@ -16,6 +16,7 @@ from perforated_monai import UserError, build_network
 from perforated_monai.dendrites.kinds import KINDS
 from perforated_monai.dendrites.layer import DendriticLayer
 from perforated_monai.dendrites.reduced_layer import ReducedDendriticLayer
+from perforated_monai.dendrites.sited_layer import SitedDendriticLayer
 from perforated_monai.growth.trained import Trained, make_spec
 from perforated_monai.inference.formats import (
     FIXED_SIZE,
@@ -177,6 +178,9 @@ def grown(grow: Callable, volume: Callable) -> Callable[..., tuple[Trained, torc
     return make
 
 
+GROWN = (DendriticLayer, ReducedDendriticLayer, SitedDendriticLayer)
+
+
 @torch.no_grad()
 def outputs(network: Callable, x: torch.Tensor) -> torch.Tensor:
     return network(x)
@@ -198,7 +202,7 @@ def test_four_ways(name: str, sets: int, grown, saved: Path) -> None:
     (folder / "network.json").write_text(json.dumps(spec))
     torch.save((x, outputs(plain, x)), folder / "example.pt")
     for layer in plain.modules():
-        if isinstance(layer, (DendriticLayer, ReducedDendriticLayer)):
+        if isinstance(layer, GROWN):
             layer.to_output.data.zero_()
     assert (outputs(plain, x) - expected).abs().max() > 0.001 * scale  # differs from the base
 

@@ -21,6 +21,10 @@ from .trial import Places
 _BESIDE = {
     "wide": "an equally large plain network",
     "wide_flops": "a plain network of equal FLOPs",
+    "wide_long": "an equally large plain network with the same restarts",
+    "wide_time": "a plain network of equal CPU time",
+    "deeper": "a deeper plain network of equal size",
+    "from_start": "the same dendrites from the first epoch on",
     "branch": "ordinary parallel convolutions",
     "base_long": "the plain network with the same restarts",
     "base": "the plain network",

@@ -93,7 +93,13 @@ def test_what_is_odd_but_usable_is_noted_in_the_row_and_on_the_preview(
     moved.write_bytes(data[:352] + bytes(64) + data[352:])
     edited(moved, 108, "<f", 416)
     drawn: dict[str, list[str]] = {}
-    monkeypatch.setattr(preview, "write_preview", lambda *a: drawn.update({a[5]: list(a[6])}))
+    write_preview = preview.write_preview
+
+    def draw(*a):
+        drawn.update({a[5]: list(a[6])})
+        return write_preview(*a)
+
+    monkeypatch.setattr(preview, "write_preview", draw)
     assert case.CaseRun is not None
     summary = segment(scans, tmp_path / "out", segmenter, preview=True)
     assert summary.exit_code == 0
