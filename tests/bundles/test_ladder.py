@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from helpers.harness import (
     kill_self,
     refused,
     same_run,
+    small_window_bundle,
     weights,
 )
 from helpers.ranks import on_ranks
@@ -67,14 +66,7 @@ def train(name: str, data: Path, out: Path, dendrites: bool = False, **changes: 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     """The shipped configs with a small window."""
-    folder = tmp_path / "bundle"
-    shutil.copytree(BUNDLE / "configs", folder / "configs")
-    metadata = json.loads((folder / "configs/metadata.json").read_text())
-    for side in metadata["network_data_format"].values():
-        for entry in side.values():
-            entry["spatial_shape"] = [16, 16, 16]
-    (folder / "configs/metadata.json").write_text(json.dumps(metadata))
-    return folder
+    return small_window_bundle(tmp_path / "bundle")
 
 
 @each

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.harness import BUNDLE, in_child, kill_self
+from helpers.harness import in_child, kill_self, small_window_bundle
 from perforated_monai import UserError, build_network, load_weights
 from perforated_monai.bundle import staged as staging
 from perforated_monai.commands.main import main
@@ -30,13 +30,7 @@ pytestmark = [
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     """The shipped configs with a small window, and a page with markers."""
-    folder = tmp_path / "bundle"
-    shutil.copytree(BUNDLE / "configs", folder / "configs")
-    metadata = json.loads((folder / "configs/metadata.json").read_text())
-    for side in metadata["network_data_format"].values():
-        for entry in side.values():
-            entry["spatial_shape"] = [16, 16, 16]
-    (folder / "configs/metadata.json").write_text(json.dumps(metadata))
+    folder = small_window_bundle(tmp_path / "bundle")
     (folder / "docs").mkdir()
     (folder / "docs/README.md").write_text("# T\n<!-- parity -->\n<!-- /parity -->\nlast line\n")
     return folder

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ignite.engine import Events
 
-from helpers.harness import BUNDLE, history, in_child, kill_self, same_run, train, workflow
+from helpers.harness import BUNDLE, history, in_child, kill_in, same_run, train, workflow
 from perforated_monai.export.into_bundle import export_run
 
 pytest.importorskip("perforatedai", reason="extra train is not installed: nothing can grow")
@@ -23,13 +23,6 @@ SETTINGS = {
     "dendrites::max_dendrites": 1,
     "dendrites::patience": 2,
 }
-
-
-def kill_in(epoch: int, data: Path, out: Path, **changes: object) -> None:
-    made = workflow(data, out, dendrites=True, **changes)
-    trainer = made.parser.get_parsed_content("train::trainer")
-    trainer.add_event_handler(Events.EPOCH_STARTED(once=epoch), kill_self)
-    made.run()
 
 
 @pytest.mark.parametrize("kind", SOME)

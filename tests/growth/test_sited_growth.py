@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from ignite.engine import Events
 from monai.networks.nets import BasicUNet, DynUNet, SegResNet, UNet
 from torch import Tensor, nn
 
-from helpers.harness import history, in_child, kill_self, same_run, train, workflow
+from helpers.harness import history, in_child, kill_in, same_run, train
 from helpers.tiny import assert_nothing_of_the_library, outputs
 from perforated_monai import DendriteConfig, build_network
 from perforated_monai.dendrites.sited_layer import WithImage
@@ -146,13 +145,6 @@ CHANGES = {
     "dendrites::improvement_threshold": [0.0, 0.9],
     "epochs": 5,
 }
-
-
-def kill_in(epoch: int, data: Path, out: Path, **changes: object) -> None:
-    made = workflow(data, out, dendrites=True, **changes)
-    trainer = made.parser.get_parsed_content("train::trainer")
-    trainer.add_event_handler(Events.EPOCH_STARTED(once=epoch), kill_self)
-    made.run()
 
 
 def test_a_killed_run_ends_bit_for_bit_alike(phantoms: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 
 from perforated_monai import UserError
@@ -88,6 +90,25 @@ def train(data: Path, out: Path, dendrites: bool = False, **changes: Any) -> Con
     made = workflow(data, out, dendrites, **changes)
     made.run()
     return made
+
+
+def kill_in(epoch: int, data: Path, out: Path, **changes: Any) -> None:
+    """Train with dendrites and end this process by SIGKILL when an epoch starts."""
+    made = workflow(data, out, dendrites=True, **changes)
+    trainer = made.parser.get_parsed_content("train::trainer")
+    trainer.add_event_handler(Events.EPOCH_STARTED(once=epoch), kill_self)
+    made.run()
+
+
+def small_window_bundle(folder: Path) -> Path:
+    """The shipped configs in a folder, with a window of 16 voxels a side."""
+    shutil.copytree(BUNDLE / "configs", folder / "configs")
+    metadata = json.loads((folder / "configs/metadata.json").read_text())
+    for side in metadata["network_data_format"].values():
+        for entry in side.values():
+            entry["spatial_shape"] = [16, 16, 16]
+    (folder / "configs/metadata.json").write_text(json.dumps(metadata))
+    return folder
 
 
 def history(out: Path) -> list[dict[str, Any]]:

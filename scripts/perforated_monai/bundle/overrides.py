@@ -13,9 +13,9 @@ from typing import Any
 from monai.bundle import ComponentLocator, ConfigParser
 
 from ..errors import UserError, is_bundle_run
-from ..streams import forgive
 from .ids import has, value_of
 from .last_line import say_cause_last
+from .streams import forgive
 
 
 def guard_command_line() -> None:

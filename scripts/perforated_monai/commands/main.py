@@ -17,8 +17,8 @@ from typing import Any
 
 import fire
 
+from ..bundle.streams import forgiving, reader_is_gone
 from ..errors import UsageError, UserError
-from ..streams import forgiving, reader_is_gone
 from .data import check, phantom, prepare
 from .export import export
 from .overlay import overlay

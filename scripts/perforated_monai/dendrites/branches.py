@@ -31,6 +31,14 @@ class Dendrite(nn.Sequential):
                 reset()
 
 
+def draw_anew(dendrite: nn.Module) -> None:
+    """Draw the weights of a dendrite and of every module in it, each in its own way."""
+    for module in dendrite.modules():
+        reset: Any = getattr(module, "reset_parameters", None)
+        if reset is not None:
+            reset()
+
+
 class Shift(nn.Module):
     """Zeros around a map, or voxels less: ``pads`` as ``torch.nn.functional.pad`` takes them."""
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .branches import draw_anew
 from .formula import dendritic_sum, expect_formula
 from .kind import Kind
 
@@ -39,10 +40,7 @@ class SitedDendriticLayer(nn.Module):
         self.layer = copy.deepcopy(layer)
         self.dendrites = nn.ModuleList(copy.deepcopy(one) for _ in range(count))
         for dendrite in self.dendrites:
-            for module in dendrite.modules():
-                reset: Any = getattr(module, "reset_parameters", None)
-                if reset is not None:
-                    reset()
+            draw_anew(dendrite)
         like = next((p for p in one.parameters()), torch.empty(0))
         self.to_output = nn.Parameter(like.new_zeros(count, self.channels))
         self.between = nn.Parameter(like.new_zeros(count * (count - 1) // 2, self.channels))

@@ -116,11 +116,6 @@ def make_site(network: nn.Module, name: str, kind: Any) -> nn.Module:
     return SITES[kind.reads](layer, kind)
 
 
-def is_site(module: nn.Module) -> bool:
-    """Whether a module is a site."""
-    return isinstance(module, tuple(SITES.values()))
-
-
 def image_sites(network: nn.Module) -> list[tuple[str, ImageSite]]:
     """The image sites of a network, by name."""
     return [(n, m) for n, m in network.named_modules() if isinstance(m, ImageSite)]

@@ -12,6 +12,7 @@ from ..errors import UserError
 from .config import DendriteConfig
 from .kind import Kind, UnfitError
 from .kinds.sited import SitedKind
+from .patterns import matches
 from .trace import Trace, trace
 
 
@@ -86,7 +87,7 @@ def input_layers(network: nn.Module, config: DendriteConfig) -> list[str]:
     for name, module in typed.items():
         if not name or any(name.startswith(outer + ".") for outer in chosen):
             continue
-        if not _matches(name, config.layer_names) or _matches(name, config.exclude):
+        if not matches(name, config.layer_names) or matches(name, config.exclude):
             continue
         parameters = list(module.parameters())
         if parameters and not any(p.requires_grad for p in parameters):
@@ -130,10 +131,6 @@ def _of_kind(modules: dict[str, nn.Module], chosen: list[str], config: DendriteC
     shown = "; ".join(f"{name} ({reason})" for name, reason in reasons.items())
     warnings.warn(f"Layers without {kind.name} dendrites do not grow: {shown}.", stacklevel=4)
     return left
-
-
-def _matches(name: str, patterns: list[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _nothing(

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..dendrites.branches import Dendrite
+from ..dendrites.branches import Dendrite, draw_anew
 from ..dendrites.config import DendriteConfig
 from ..dendrites.formula import activate
 from ..errors import UserError
@@ -175,10 +175,7 @@ def _draw(layer: nn.Module, config: DendriteConfig) -> nn.Module:
     made = config.dendrite.make(layer).train(layer.training)
     if isinstance(made, Dendrite):
         return made
-    for module in made.modules():
-        reset: Any = getattr(module, "reset_parameters", None)
-        if reset is not None:
-            reset()
+    draw_anew(made)
     return made
 
 

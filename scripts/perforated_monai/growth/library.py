@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..dendrites.branches import Dendrite
+from ..dendrites.branches import Dendrite, draw_anew
 from ..dendrites.config import DendriteConfig
 from ..dendrites.kind import Kind
 from ..dendrites.kinds.apical import ApicalDendrite
@@ -154,10 +154,7 @@ def dendrite_maker(kind: Kind, config: DendriteConfig) -> Any:
             parameter.requires_grad_(True)
         if config.initialisation == "layer":
             with torch.no_grad():
-                for module in dendrite.modules():
-                    reset: Any = getattr(module, "reset_parameters", None)
-                    if reset is not None:
-                        reset()
+                draw_anew(dendrite)
                 for parameter in dendrite.parameters():
                     parameter.mul_(config.scale)
         return dendrite

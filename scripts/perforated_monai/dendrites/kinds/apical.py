@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-import torch
 from torch import Tensor, nn
 
-from ..kind import UnfitError, count_or_zero, measured, setting
-from ..sited_layer import ImageDendriticLayer
+from ..kind import UnfitError, measured
+from ..sited_layer import ImageDendriticLayer, SitedDendriticLayer
 from ..trace import Trace
 from .sited import SitedKind
 
@@ -39,22 +39,8 @@ class Apical(SitedKind):
     """
 
     name: ClassVar[str] = "apical"
+    layer_class: ClassVar[type[SitedDendriticLayer]] = ImageDendriticLayer
 
-    kernel: int = setting(
-        0, ", taps an axis; 0: its own", "an odd whole number >= 0",
-        lambda v: type(v) is int and (v == 0 or (v % 2 == 1 and v > 0)),
-    )  # fmt: skip
-    dilation: int = count_or_zero(", voxels between taps; 0: 1")
-    hidden: int = count_or_zero(", channels inside; 0: its own")
-    reads: str = setting(
-        "",
-        ": what it sees",
-        "output, input or image, as its kind can",
-        lambda v: isinstance(v, str),
-    )
-    inputs: int = measured("a whole number >= 1")
-    outputs: int = measured("a whole number >= 1")
-    dims: int = measured("1, 2 or 3", lambda v: type(v) is int and 1 <= v <= 3)
     image: int = measured("a whole number >= 1")
     scale: tuple[int, ...] = measured("whole numbers >= 1, one an axis", _scale, ())
 
@@ -63,10 +49,6 @@ class Apical(SitedKind):
         if self.reads not in ("", "image"):
             msg = f"kind apical reads image; got reads {self.reads!r}."
             raise ValueError(msg)
-
-    @property
-    def settled(self) -> bool:
-        return self.outputs > 0
 
     def settle(self, name: str, seen: Trace) -> Self:
         """See ``SitedKind.settle``."""
@@ -107,12 +89,6 @@ class Apical(SitedKind):
         """See ``SitedKind.draw``."""
         return ApicalDendrite(self, like)
 
-    def run(self, layer: nn.Module, count: int, activation: str) -> ImageDendriticLayer:
-        """The output layer as it is, and its dendrites beside it."""
-        with torch.random.fork_rng(devices=[]):
-            one = self.make(layer)
-        return ImageDendriticLayer(layer, count, one, activation, self)
-
 
 class ApicalDendrite(nn.Module):
     """One apical dendrite: ``(B, C_u, *space_u), (B, C_image, *space) -> (B, C, *space)``."""
@@ -121,9 +97,7 @@ class ApicalDendrite(nn.Module):
         super().__init__()
         self.kind = kind
         self.scale = list(kind.scale)
-        taps = 1
-        for factor in kind.scale:
-            taps *= factor
+        taps = math.prod(kind.scale)
         conv: Any = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[kind.dims - 1]
         reach = kind.dilation * (kind.kernel // 2)
         self.look = conv(

@@ -6,12 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-import torch
 from torch import nn
 
 from ..branches import Dendrite
-from ..kind import UnfitError, count_or_zero, measured, setting
-from ..sited_layer import SitedDendriticLayer
+from ..kind import UnfitError
 from ..trace import Trace
 from .sited import SitedKind
 
@@ -44,30 +42,10 @@ class Distal(SitedKind):
         *("SegResBlock", "InvertedResidual", "SparseBlock"),
     )
 
-    kernel: int = setting(
-        0, ", taps an axis; 0: its own", "an odd whole number >= 0",
-        lambda v: type(v) is int and (v == 0 or (v % 2 == 1 and v > 0)),
-    )  # fmt: skip
-    dilation: int = count_or_zero(", voxels between taps; 0: 1")
-    hidden: int = count_or_zero(", channels inside; 0: its own")
-    reads: str = setting(
-        "",
-        ": what it sees",
-        "output, input or image, as its kind can",
-        lambda v: isinstance(v, str),
-    )
-    inputs: int = measured("a whole number >= 1")
-    outputs: int = measured("a whole number >= 1")
-    dims: int = measured("1, 2 or 3", lambda v: type(v) is int and 1 <= v <= 3)
-
     def __post_init__(self) -> None:
         if self.reads not in _READS:
             msg = f"kind distal reads output or input; got reads {self.reads!r}."
             raise ValueError(msg)
-
-    @property
-    def settled(self) -> bool:
-        return self.outputs > 0
 
     @property
     def least_size(self) -> int:
@@ -127,9 +105,3 @@ class Distal(SitedKind):
             nn.PReLU(**like),
             conv(self.hidden, self.outputs, 1, **like),
         )
-
-    def run(self, layer: nn.Module, count: int, activation: str) -> SitedDendriticLayer:
-        """The block as it is, and its dendrites behind or beside it."""
-        with torch.random.fork_rng(devices=[]):
-            one = self.make(layer)
-        return SitedDendriticLayer(layer, count, one, activation, self)

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import nn
 
 from ...errors import UserError
-from ..kind import Kind, UnfitError
+from ..kind import Kind, UnfitError, count_or_zero, measured, setting
+from ..patterns import matches
+from ..sited_layer import SitedDendriticLayer
 from ..sites import Main
 from ..trace import Trace
 
@@ -24,6 +27,23 @@ class SitedKind(Kind):
     """
 
     blocks: ClassVar[tuple[str, ...]] = ()
+    layer_class: ClassVar[type[SitedDendriticLayer]] = SitedDendriticLayer
+
+    kernel: int = setting(
+        0, ", taps an axis; 0: its own", "an odd whole number >= 0",
+        lambda v: type(v) is int and (v == 0 or (v % 2 == 1 and v > 0)),
+    )  # fmt: skip
+    dilation: int = count_or_zero(", voxels between taps; 0: 1")
+    hidden: int = count_or_zero(", channels inside; 0: its own")
+    reads: str = setting(
+        "",
+        ": what it sees",
+        "output, input or image, as its kind can",
+        lambda v: isinstance(v, str),
+    )
+    inputs: int = measured("a whole number >= 1")
+    outputs: int = measured("a whole number >= 1")
+    dims: int = measured("1, 2 or 3", lambda v: type(v) is int and 1 <= v <= 3)
 
     @abstractmethod
     def settle(self, name: str, seen: Trace) -> Self:
@@ -38,9 +58,9 @@ class SitedKind(Kind):
         """Of the layers that could have one, those that get one when nobody names any."""
 
     @property
-    @abstractmethod
     def settled(self) -> bool:
         """Whether the shapes are known."""
+        return self.outputs > 0
 
     @abstractmethod
     def draw(self, like: dict[str, Any]) -> nn.Module:
@@ -59,13 +79,19 @@ class SitedKind(Kind):
         """Parameters of one dendrite, and one output weight a channel."""
         kind = self.fits(layer)
         own = sum(p.numel() for p in kind.draw({}).parameters())
-        return own + int(kind.outputs)  # type: ignore[attr-defined]
+        return own + kind.outputs
 
     def make(self, layer: nn.Module) -> nn.Module:
         """A dendrite with fresh weights, on the layer's device and with its dtype."""
         parameter = next(layer.parameters(), None)
         like = {} if parameter is None else {"device": parameter.device, "dtype": parameter.dtype}
         return self.fits(layer).draw(like)
+
+    def run(self, layer: nn.Module, count: int, activation: str) -> SitedDendriticLayer:
+        """The layer as it is, and its dendrites at its site."""
+        with torch.random.fork_rng(devices=[]):
+            one = self.make(layer)
+        return self.layer_class(layer, count, one, activation, self)
 
     def places(
         self, network: nn.Module, seen: Trace, patterns: list[str], exclude: list[str]
@@ -81,11 +107,12 @@ class SitedKind(Kind):
         """
         modules = dict(network.named_modules())
         known = [n for n, m in modules.items() if n and self._knows(n, m, seen)]
-        left = [n for n in known if not _matches(n, exclude)]
+        left = [n for n in known if not matches(n, exclude)]
         if patterns == ["*"]:
-            names = self.usual(self._able(left, seen), seen)
+            reasons = self._reasons(left, seen)
+            names = self.usual([n for n in left if n not in reasons], seen)
             if not names:
-                raise UserError(self._nothing(network, left, seen))
+                raise UserError(self._nothing(network, reasons))
         else:
             names = []
             for pattern in patterns:
@@ -93,7 +120,7 @@ class SitedKind(Kind):
                 found = found or [n for n in left if fnmatchcase(n, pattern)]
                 if not found:
                     raise UserError(self._no_match(pattern, network, known))
-                names += [n for n in found if n not in names and not _matches(n, exclude)]
+                names += [n for n in found if n not in names and not matches(n, exclude)]
         made: dict[str, Self] = {}
         for name in names:
             try:
@@ -109,24 +136,21 @@ class SitedKind(Kind):
     def _knows(self, name: str, module: nn.Module, seen: Trace) -> bool:
         return type(module).__name__ in self.blocks
 
-    def _able(self, names: list[str], seen: Trace) -> list[str]:
-        able = []
-        for name in names:
-            try:
-                self.settle(name, seen)
-            except UnfitError:
-                continue
-            able.append(name)
-        return able
-
-    def _nothing(self, network: nn.Module, names: list[str], seen: Trace) -> str:
-        reason = f"it has none of {', '.join(self.blocks)}" if self.blocks else "it has no place"
+    def _reasons(self, names: list[str], seen: Trace) -> dict[str, str]:
+        """Why layers can have no such dendrite; those that can are not in it."""
+        reasons = {}
         for name in names:
             try:
                 self.settle(name, seen)
             except UnfitError as error:
-                reason = f"{name!r}: {error}"
-                break
+                reasons[name] = str(error)
+        return reasons
+
+    def _nothing(self, network: nn.Module, reasons: dict[str, str]) -> str:
+        reason = f"it has none of {', '.join(self.blocks)}" if self.blocks else "it has no place"
+        for name, why in reasons.items():
+            reason = f"{name!r}: {why}"
+            break
         return (
             f"kind {self.name} finds no place in {type(network).__name__} ({reason}). Name a "
             "layer, or leave this kind out."
@@ -139,7 +163,3 @@ class SitedKind(Kind):
             f"kind {self.name}: {pattern!r} matches no block of {type(network).__name__}. "
             f"Nearest: {', '.join(close)}."
         )
-
-
-def _matches(name: str, patterns: list[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from perforated_monai.streams import Forgiving, forgiving, reader_is_gone
+from perforated_monai.bundle.streams import Forgiving, forgiving, reader_is_gone
 
 # Prints more than a pipe holds, then leaves a file: the work that must not be lost.
 WORK = """
 import sys
 from pathlib import Path
-from perforated_monai.streams import forgive
+from perforated_monai.bundle.streams import forgive
 forgive()
 for stream in (sys.stdout, sys.stderr):
     for _ in range(20_000):
