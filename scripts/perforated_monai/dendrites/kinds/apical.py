@@ -29,7 +29,7 @@ class Apical(SitedKind):
     image to ``hidden`` channels, U brings u to the image's resolution (a transposed convolution
     whose kernel is its stride, done as a pointwise convolution and depth to space; Shi et al.,
     arXiv:1609.05158), and O is pointwise to the output's channels. Nothing is normalised:
-    at full resolution that would cost about as much time as K.
+    a pass more over maps of full resolution costs time.
 
     Attributes:
         kernel: taps k along each axis, odd; 0 is 3.
