@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from helpers.segment_bundle import blocks, change, make_rounding_bundle, read
-from perforated_monai.inference.segment import Segmenter, bundle_code
+from perforated_monai.inference.segment import Segmenter, bundle_code, pipeline
+from perforated_monai.inference.segment.pipeline import load_bundle
 
 OWN = """
 from monai.transforms import MapTransform
@@ -71,3 +73,27 @@ def test_a_folder_of_the_caller_stays(tmp_path, monkeypatch):
     with bundle_code(tmp_path), bundle_code(tmp_path):
         assert sys.path == before
     assert sys.path == before
+
+
+def test_threads_read_expressions_one_after_another(tmp_path, monkeypatch):
+    """CPython 3.11 parses in one thread at a time: two at once end in a SystemError at times."""
+    made = load_bundle(make_rounding_bundle(tmp_path / "plain"))
+    inside, most = [], []
+
+    class Watched(pipeline.ConfigParser):
+        def get_parsed_content(self, *arguments, **options):
+            inside.append(self)
+            most.append(len(inside))
+            time.sleep(0.02)
+            try:
+                return super().get_parsed_content(*arguments, **options)
+            finally:
+                inside.remove(self)
+
+    monkeypatch.setattr(pipeline, "ConfigParser", Watched)
+    threads = [threading.Thread(target=made.pipeline) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(most) >= 4 and max(most) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from .bundle_code import bundle_code
 from .window import Windows
 
 IMAGE, PRED = "image", "pred"
+# MONAI reads expressions with ast.parse, which in CPython 3.11 is not safe in several threads: a
+# case failed at times with "AST constructor recursion depth mismatch". It can go with 3.11.
+_parsing = threading.Lock()
 
 
 @dataclass
@@ -122,7 +126,7 @@ class InferenceBundle:
 
     def _parsed(self, key: str) -> Any:
         """A new object of the configuration."""
-        with bundle_code(self.folder):
+        with bundle_code(self.folder), _parsing:
             return ConfigParser(copy.deepcopy(self._config)).get_parsed_content(key)
 
 
@@ -151,7 +155,7 @@ def load_bundle(folder: str | Path, overlap: float | None = None) -> InferenceBu
     postfix = _without_files(config, folder)
     _prepare(config, folder, overlap)
     image, pred = _formats(metadata, folder)
-    with bundle_code(folder):
+    with bundle_code(folder), _parsing:
         inferer = ConfigParser(copy.deepcopy(config)).get_parsed_content("inferer")
     segment = metadata.get("segment", {})
     merged = metadata["network_data_format"].get("post_processed_outputs", {}).get(PRED)
