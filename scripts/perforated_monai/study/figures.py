@@ -254,7 +254,9 @@ def _style(data: Comparisons, arm: str) -> tuple[str, str, Any]:
     """Colour, marker and line of an arm."""
     if arm in STYLES:
         return STYLES[arm]
-    return _VARIANTS[list(data.study.variants).index(arm) % len(_VARIANTS)]
+    taken = [STYLES[a][:2] for a in data.study.arms if a in STYLES]
+    free = [style for style in _VARIANTS if style[:2] not in taken] or list(_VARIANTS)
+    return free[list(data.study.variants).index(arm) % len(free)]
 
 
 def _figure(width: float, height: float) -> Figure:
