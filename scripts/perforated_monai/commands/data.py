@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import UsageError
+from .arguments import Cases, Count, Seed
 
 
-def phantom(out: str, cases: int = 20, seed: int = 0, channels: int = 1, kind: str = "") -> int:
+def phantom(
+    out: str, cases: Cases = 20, seed: Seed = 0, channels: Count = 1, kind: str = ""
+) -> int:
     """Write a seeded data set of phantoms with labels, in MSD layout.
 
     Args:
@@ -70,7 +73,7 @@ def prepare(
 def check(
     target: str = "",
     manifest: str = "",
-    workers: int = 0,
+    workers: Count | None = None,
     headers: bool = False,
     json: str = "",
     report: str = "",
@@ -98,7 +101,7 @@ def check(
         str(target),
         manifest=str(manifest),
         read="headers" if headers else "all",
-        workers=workers,
+        workers=workers or 0,
         json_file=str(json),
         report_file=str(report),
     )

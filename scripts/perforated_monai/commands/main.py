@@ -7,7 +7,6 @@ file of its family and imports what is heavy when it runs, so that ``--help`` is
 from __future__ import annotations
 
 import difflib
-import inspect
 import os
 import sys
 import traceback
@@ -19,6 +18,7 @@ import fire
 
 from ..bundle.streams import forgiving, reader_is_gone
 from ..errors import UsageError, UserError
+from .arguments import canonical
 from .data import check, phantom, prepare
 from .export import export
 from .overlay import overlay
@@ -79,8 +79,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> int:
     try:
-        _check_usage(argv)
-        result: Any = fire.Fire(COMMANDS, command=argv, name="perforated_monai", serialize=_silent)
+        words = _readable(argv)
+        result: Any = fire.Fire(COMMANDS, command=words, name="perforated_monai", serialize=_silent)
     except UsageError as error:
         print(f"perforated_monai: {error}", file=sys.stderr)
         return 2
@@ -116,21 +116,13 @@ def _silent(_: Any) -> None:
     """Fire would print the exit code."""
 
 
-def _check_usage(argv: list[str]) -> None:
-    """Refuse an unknown command or flag before anything runs: fire complains only afterwards."""
+def _readable(argv: list[str]) -> list[str]:
+    """The command line as fire reads it without guessing; what is wrong with it is said first."""
     if not argv or argv[0] in ("-h", "--help"):
-        return
-    if argv[0] not in COMMANDS:
-        close = difflib.get_close_matches(argv[0], COMMANDS, n=1) or list(COMMANDS)
-        msg = f"no command {argv[0]!r}. Did you mean: {', '.join(close)}?"
+        return argv
+    name, *words = argv
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1) or list(COMMANDS)
+        msg = f"no command {name!r}. Did you mean: {', '.join(close)}?"
         raise UsageError(msg)
-    if any(word == "" or (word.startswith("--") and word.endswith("=")) for word in argv):
-        msg = f"{argv[0]} was given an empty argument, which would stand for the current folder."
-        raise UsageError(msg)
-    known = list(inspect.signature(COMMANDS[argv[0]]).parameters)
-    for word in argv[1:]:
-        flag = word[2:].split("=")[0].replace("-", "_")
-        if word.startswith("--") and flag not in (*known, "help"):
-            close = difflib.get_close_matches(flag, known, n=1) or known
-            msg = f"{argv[0]} has no flag --{flag}. Known: {', '.join('--' + c for c in close)}."
-            raise UsageError(msg)
+    return [name, *canonical(name, COMMANDS[name], words)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .arguments import Count, Share
+
 
 def segment(
     source: str,
@@ -9,10 +11,10 @@ def segment(
     bundle: str,
     engine: str = "torch",
     device: str = "",
-    overlap: float | None = None,
+    overlap: Share | None = None,
     tta: bool = False,
     probabilities: bool = False,
-    workers: int | None = None,
+    workers: Count | None = None,
     resume: bool = False,
     preview: bool = False,
     anonymous: bool = False,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+from .arguments import Rounds
+
 
 def pack(bundle: str, out: str, url_base: str = "", formats: str = "") -> int:
     """Write a bundle and the package it needs into one zip that runs alone.
@@ -51,7 +55,7 @@ def card(bundle: str, evaluation: str = "") -> int:
 
 
 def efficiency(
-    *networks: str, out: str, window: object = "", claims: str = "", rounds: int = 7
+    *networks: str, out: str, window: str = "", claims: str = "", rounds: Rounds = 7
 ) -> int:
     """Measure bundles and runs side by side: size, FLOPs, time, memory, energy, Dice, Pareto front.
 
@@ -66,12 +70,9 @@ def efficiency(
     from ..inference.formats import as_list
     from ..study.efficiency import write_efficiency
 
-    sizes = [str(v) for v in (window if isinstance(window, (list, tuple)) else as_list(window))]
-    if not all(v.isdigit() and int(v) > 0 for v in sizes):
+    sizes = as_list(window.strip("()[] "))
+    if not all(re.fullmatch("[0-9]{1,9}", v) and int(v) > 0 for v in sizes):
         msg = f"--window must be whole numbers of voxels such as 40,56,40; got {window!r}."
-        raise UsageError(msg)
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 2:
-        msg = f"--rounds must be a whole number >= 2; got {rounds!r}."
         raise UsageError(msg)
     voxels = [int(v) for v in sizes]
     print(write_efficiency([str(n) for n in networks], str(out), voxels, str(claims), rounds))

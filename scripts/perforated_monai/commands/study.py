@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .arguments import Count, Positive
+
 
 def study(
     action: str,
@@ -10,9 +12,9 @@ def study(
     results: str = "",
     work: str = "",
     manifest: str = "",
-    workers: int = 1,
+    workers: Count = 1,
     storage: str = "",
-    budget_minutes: float | None = None,
+    budget_minutes: Positive | None = None,
     arms: str = "",
     tracking: str = "",
 ) -> int:
