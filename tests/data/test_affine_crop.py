@@ -133,3 +133,40 @@ def test_a_missing_key_is_left_out_only_where_allowed() -> None:
     assert "label" not in transform(0.5, allow_missing_keys=True)(data)
     with pytest.raises(KeyError):
         transform(0.5)(data)
+
+
+# --- crops around the foreground
+
+
+def spotted(at: tuple[int, int, int]) -> dict:
+    data = volumes((40, 40, 30))
+    data["label"] = torch.zeros(1, 40, 40, 30, dtype=torch.uint8)
+    data["label"][(0, *at)] = 1
+    return data
+
+
+@pytest.mark.parametrize("prob", [0.0, 1.0], ids=["cut", "rotated"])
+def test_a_crop_around_the_foreground_holds_it(prob: float) -> None:
+    """A single voxel of 48,000 is in few crops at uniform places."""
+    corners = [(1, 38, 2), (20, 20, 15), (39, 0, 29)] if prob == 0 else [(22, 17, 14)]
+    for at in corners:
+        data = spotted(at)
+        data["label"] = torch.nn.functional.max_pool3d(data["label"].float(), 3, 1, 1).byte()
+        made = transform(prob, foreground=1.0)
+        hits = [made.set_random_state(seed)(data)["label"].any().item() for seed in range(20)]
+        assert all(hits)
+    uniform = transform(prob)
+    hits = [uniform.set_random_state(seed)(spotted(at))["label"].any().item() for seed in range(20)]
+    assert sum(hits) < 10
+
+
+def test_without_foreground_the_place_is_uniform_and_no_number_is_drawn_at_0() -> None:
+    data = volumes()
+    assert torch.equal(
+        transform(1.0).set_random_state(3)(data)["image"],
+        transform(1.0, foreground=0.0).set_random_state(3)(data)["image"],
+    )
+    data["label"] = torch.zeros_like(data["label"])
+    assert transform(0.0, foreground=1.0).set_random_state(3)(data)["image"].shape == (1, *ROI)
+    with pytest.raises(UserError, match=r"foreground from 0 to 1; got 1.5"):
+        transform(0.0, foreground=1.5)

@@ -173,6 +173,19 @@ def declare_huge(root: Path) -> str:
     return edit_header(root, IMAGE, 40, "<4h", 3, 30000, 30000, 30000)
 
 
+def same_patient_in_two_parts(root: Path) -> str:
+    """A manifest of any origin: here the patients are written into it by hand."""
+    path = root / "manifest.json"
+    content = json.loads(path.read_text())
+    entries = list(content["cases"].items())
+    first = entries[0][1]["fold"]
+    other = next(case for case, entry in entries if entry["fold"] != first)
+    for case, entry in entries:
+        entry["patient"] = entries[0][0] if case == other else case
+    path.write_text(json.dumps(content))
+    return ""
+
+
 # rule -> changes that break it; each returns the file that must be named
 BREAKS = {
     "inside": [link_outside],
@@ -222,6 +235,7 @@ BREAKS = {
         lambda r: [pack_again(r, f"imagesTr/case_{k:02d}.nii.gz") for k in range(5)] and "",
     ],
     "leak": [lambda r: copy_case(r, same_part=False)],
+    "patient-leak": [same_patient_in_two_parts],
     "duplicate": [lambda r: copy_case(r, same_part=True)],
     "spacing-outlier": [lambda r: image(r, image_of(3, SHAPE), np.diag([1, 1, 2.5, 1]))],
     "size-outlier": [lambda r: image(r, image_of(3, (8, 9, 40)))],

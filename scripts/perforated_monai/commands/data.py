@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fire.decorators import SetParseFn
+
 from ..errors import UsageError
 from .arguments import Cases, Count, Seed
 
@@ -37,8 +39,15 @@ def phantom(
     return 0
 
 
+@SetParseFn(str, "patient")  # fire would read [pg] as a list
 def prepare(
-    name: str = "", root: str = "", write: str = "", manifest: str = "", download: bool = False
+    name: str = "",
+    root: str = "",
+    write: str = "",
+    manifest: str = "",
+    download: bool = False,
+    patient: str = "",
+    no_test: bool = False,
 ) -> int:
     """Verify a data set against a manifest and print its split, or make a manifest of your own.
 
@@ -49,6 +58,9 @@ def prepare(
         write: write a new manifest of the folder into this file.
         manifest: the same as the name.
         download: fetch the manifest's archive to the folder first.
+        patient: with --write, which cases are of one patient: a regular expression with a group, or
+            a .csv with the columns case and patient. Patients, not volumes, are split then.
+        no_test: with --write, put every case into the folds: a test set lies elsewhere.
     """
     from ..data.manifest import load_manifest
     from ..data.prepare import describe, write_manifest
@@ -58,9 +70,14 @@ def prepare(
     if not root or not (name or manifest or write):
         msg = "prepare needs --root DIR and a manifest name, or --root DIR --write FILE."
         raise UsageError(msg)
+    if (patient or no_test) and not write:
+        msg = "--patient and --no_test make a split, which needs --write FILE. Add it."
+        raise UsageError(msg)
     if write:
         folder = Path(str(root))
-        made = write_manifest(folder, str(write), str(name) or folder.resolve().name)
+        made = write_manifest(
+            folder, str(write), str(name) or folder.resolve().name, not no_test, patient
+        )
         print(describe(made, folder))
         return 0
     wanted = load_manifest(str(manifest or name))

@@ -35,6 +35,11 @@ class RandAffineCropd(RandomizableTransform, MapTransform):
             voxels; a scale of 1 plus the drawn value).
         mode: interpolation of each key, ``bilinear`` or ``nearest``.
         allow_missing_keys: leave out entries that are not there.
+        foreground: how often the crop is centred on a voxel of the foreground, as far as the volume
+            reaches; small structures are in few crops of a large volume otherwise. As in MONAI's
+            ``RandCropByPosNegLabeld``, which makes lists; 0 draws no number.
+        foreground_key: entry whose first channel is not 0 there; without such a voxel, or without
+            the entry, the place is uniform.
 
     Raises:
         UserError: from calls, for a volume smaller than the crop, or entries of several shapes.
@@ -51,11 +56,17 @@ class RandAffineCropd(RandomizableTransform, MapTransform):
         scale_range: Any = None,
         mode: str | Sequence[str] = "bilinear",
         allow_missing_keys: bool = False,
+        foreground: float = 0.0,
+        foreground_key: str = "label",
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob)
         self.roi_size = tuple(int(n) for n in roi_size)
         self.mode = ensure_tuple_rep(mode, len(self.keys))
+        self.foreground, self.foreground_key = float(foreground), foreground_key
+        if not 0 <= self.foreground <= 1:
+            msg = f"RandAffineCropd needs foreground from 0 to 1; got {foreground!r}. Correct it."
+            raise UserError(msg)
         self.ranges = {
             "rotate_range": rotate_range,
             "shear_range": shear_range,
@@ -78,6 +89,9 @@ class RandAffineCropd(RandomizableTransform, MapTransform):
         matrix = self._matrix(size) if self._do_transform else None
         pairs = zip(size, self.roi_size, strict=True)
         corner = [int(self.R.randint(0, whole - part + 1)) for whole, part in pairs]
+        if self.foreground and self.R.rand() < self.foreground and self.foreground_key in result:
+            label = torch.as_tensor(result[self.foreground_key]).as_subclass(Tensor)
+            corner = self._around_foreground(label, matrix, corner)
         if matrix is None:
             inside = [slice(c, c + n) for c, n in zip(corner, self.roi_size, strict=True)]
             for key, _, tensor in tensors:
@@ -90,6 +104,27 @@ class RandAffineCropd(RandomizableTransform, MapTransform):
             )
             result[key] = found[0].to(tensor.dtype)
         return result
+
+    def _around_foreground(
+        self, label: Tensor, matrix: Tensor | None, corner: list[int]
+    ) -> list[int]:
+        """First voxel of a crop around a drawn voxel of the foreground; ``corner`` without one."""
+        found = torch.nonzero(label[0])
+        if len(found) == 0:
+            return corner
+        centre = found[int(self.R.randint(len(found)))].double()
+        size = torch.tensor(label.shape[1:], dtype=torch.float64)
+        if matrix is not None:  # it leads from the result, where the crop is, to the volume
+            dims = len(size)
+            half = (size - 1) / 2
+            rows = matrix.double()
+            centre = torch.linalg.solve(rows[:dims, :dims], centre - half - rows[:dims, dims])
+            centre += half
+        first = (centre.round() - torch.tensor(self.roi_size) // 2).tolist()
+        return [
+            min(max(int(c), 0), int(n) - part)
+            for c, n, part in zip(first, size.tolist(), self.roi_size, strict=True)
+        ]
 
     def _matrix(self, size: Sequence[int]) -> Tensor:
         """A drawn affine map, ``(d + 1, d + 1)``, from voxels of the result to those of the volume,

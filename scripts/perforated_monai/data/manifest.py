@@ -31,6 +31,7 @@ class Manifest:
             they were not measured. Empty: the ids come from the folder, see `splits.resolve`.
         test: ids of the held-out part.
         folds: five lists of validation ids, together the cases outside `test`.
+        patients: id -> patient, of every case or of none; all cases of a patient are in one part.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Manifest:
     cases: dict[str, Checksums | None] = field(default_factory=dict)
     test: list[str] = field(default_factory=list)
     folds: list[list[str]] = field(default_factory=list)
+    patients: dict[str, str] = field(default_factory=dict)
 
     def part(self, part: str, fold: int = 0) -> list[str]:
         """Sorted ids of "train", "validation", "test" or "all"; train leaves fold `fold` out.
@@ -85,10 +87,12 @@ class Manifest:
         """The content of the manifest's JSON file."""
         fold_of = {case: fold for fold, ids in enumerate(self.folds) for case in ids}
         data: dict[str, Any] = {"schema_version": SCHEMA_VERSION} | asdict(self)
-        del data["test"], data["folds"]
+        del data["test"], data["folds"], data["patients"]
         data["label_names"] = {str(value): name for value, name in self.label_names.items()}
         data["cases"] = {
-            case: {"fold": fold_of.get(case, "test")} | (self.cases[case] or {})
+            case: {"fold": fold_of.get(case, "test")}
+            | ({"patient": self.patients[case]} if case in self.patients else {})
+            | (self.cases[case] or {})
             for case in sorted(self.cases)
         }
         return data
@@ -162,11 +166,13 @@ def _no_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _from_dict(data: dict[str, Any]) -> Manifest:
     cases = {case: dict(entry) for case, entry in sorted(data["cases"].items())}
     fold_of = {case: entry.pop("fold") for case, entry in cases.items()}
+    patients = {case: entry.pop("patient", None) for case, entry in cases.items()}
     known = {key: value for key, value in data.items() if key != "schema_version"}
     known["label_names"] = {int(value): name for value, name in data["label_names"].items()}
     known["layout"] = Layout(**data["layout"])
     known["cases"] = {case: entry or None for case, entry in cases.items()}
     known["test"] = [case for case, fold in fold_of.items() if fold == "test"]
+    known["patients"] = {case: who for case, who in patients.items() if who is not None}
     if cases:
         known["folds"] = [[c for c, f in fold_of.items() if f == fold] for fold in range(FOLDS)]
     return Manifest(**known)

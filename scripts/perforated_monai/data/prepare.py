@@ -15,24 +15,31 @@ from ..files import refuse_foreign, write_text
 from .check.check import Audit, check_dataset
 from .layout import dataset_root, present
 from .manifest import Checksums, Manifest, refuse, to_text
+from .patients import Patients
 from .schema import PACKED
 from .splits import describe_folder, resolve, split_folder
 
+_MOST = 0.9  # share of cases that must agree on a spacing before the others count as outliers
 
-def write_manifest(root: str | Path, out: str | Path, name: str, test: bool = True) -> Manifest:
+
+def write_manifest(
+    root: str | Path, out: str | Path, name: str, test: bool = True, patient: str = ""
+) -> Manifest:
     """Make the manifest of a folder in MSD layout and write it to `out`, whole or not at all.
 
-    The split follows `splits.split_folder`. Channels, labels, licence and citation come from
-    the folder's `dataset.json`, when it has one.
+    The split follows `splits.split_folder`; `patient` says which cases are of one patient, see
+    `patients.Patients`, and none makes each case a patient of its own. Channels, labels, licence
+    and citation come from the folder's `dataset.json`, when it has one.
 
     Raises:
         UserError: everything that `check` calls an error; mixed file endings; a file at `out` that
-            is no manifest; fewer than 10 labelled cases to take a test part from, or fewer than 5
-            for the folds.
+            is no manifest; fewer than 10 labelled cases or patients to take a test part from, or
+            fewer than 5 for the folds; patients that `patient` does not tell.
     """
     base = dataset_root(root)
     refuse_foreign(out, "manifest", ['"schema_version"'])
-    manifest = split_folder(base, describe_folder(base, name), test)
+    patients = Patients(patient) if patient else None
+    manifest = split_folder(base, describe_folder(base, name), test, patients)
     audit = check_dataset(base, manifest)
     refuse(audit.errors())
     manifest = replace(manifest, cases=_checksums(audit), **_measured(audit))
@@ -49,13 +56,15 @@ def describe(manifest: Manifest | str | Path, dataset_dir: str | Path) -> str:
     lines = [
         f"{manifest.name} {manifest.version}: {manifest.modality}, licence {manifest.licence}",
         f"channels: {', '.join(manifest.channel_names)}; labels: {labels}",
-        f"{'part':<8}{'cases':>8}{'in folder':>11}",
+        f"{'part':<8}{'cases':>8}{'in folder':>11}" + ("  patients" if manifest.patients else ""),
     ]
     parts = {f"fold {fold}": ids for fold, ids in enumerate(manifest.folds)}
     for part, ids in (parts | {"test": manifest.test, "all": sorted(manifest.cases)}).items():
         there = sum(present(root, manifest, ids))
         apart = "  kept apart" if part == "test" and ids and not there else ""
-        lines.append(f"{part:<8}{len(ids):>8}{there:>11}{apart}")
+        who = len({manifest.patients[case] for case in ids}) if manifest.patients else 0
+        shown = f"{who:>10}" if manifest.patients else ""
+        lines.append(f"{part:<8}{len(ids):>8}{there:>11}{shown}{apart}")
     lines.append("Training leaves one fold out, for validation: fold 0 unless told otherwise.")
     return "\n".join([*lines, f"manifest sha256 {manifest.hash()}"])
 
@@ -116,7 +125,7 @@ def _measured(audit: Audit) -> dict[str, Any]:
     images = [pair[0] for pair in audit.pairs.values()]
     spacing = np.array([image.spacing for image in images])
     median = np.median(spacing, axis=0)
-    alike = bool((np.median(np.abs(spacing / median - 1), axis=0) < 0.01).all())
+    alike = bool((np.quantile(np.abs(spacing / median - 1), _MOST, axis=0) < 0.01).all())
     return {
         "spacing_mm": [round(float(mm), 4) for mm in median] if alike else None,
         "channel_names": manifest.channel_names

@@ -73,6 +73,12 @@ def _broken_content(data: dict[str, Any]) -> Iterator[str]:
     for case, entry in cases.items():
         yield from _broken_case(case, entry)
     used = [entry.get("fold") for entry in cases.values() if isinstance(entry, dict)]
+    named = [
+        case for case, entry in cases.items() if isinstance(entry, dict) and "patient" in entry
+    ]
+    if named and len(named) < len(cases):
+        bare = next(case for case in cases if case not in named)
+        yield f"must name the patient of every case or of none; {bare!r} has none"
     if cases and (empty := [fold for fold in range(FOLDS) if fold not in used]):
         yield f"must have cases in all {FOLDS} folds; folds {empty} are empty"
 
@@ -104,10 +110,13 @@ def _inside(path: Any) -> bool:
 def _broken_case(case: str, entry: Any) -> Iterator[str]:
     if not re.fullmatch(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]*", case):
         yield f"has the case id {case!r}; an id is a plain file name that does not begin with '.'"
-    keys = set(entry) if isinstance(entry, dict) else set()
+    keys = set(entry) - {"patient"} if isinstance(entry, dict) else set()
     if keys not in _CASE_KEYS:
         yield f"must give case {case!r} a fold and both checksums or none; got {entry!r}"
         return
+    patient = entry.get("patient", "-")
+    if not isinstance(patient, str) or not patient.strip():
+        yield f"must give case {case!r} its patient as a text; got {patient!r}"
     fold = entry["fold"]
     if fold != "test" and (type(fold) is not int or not 0 <= fold < FOLDS):
         yield f"must give case {case!r} a fold from 0 to {FOLDS - 1} or 'test'; got {fold!r}"

@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import UserError
 from .layout import case_ids, dataset_root, suffix_of, volumes
 from .manifest import Checksums, Manifest, load_manifest, refuse
+from .patients import Patients
 from .schema import FOLDS, Layout
 
 FEWEST_WITH_TEST = 10
@@ -30,45 +31,73 @@ def resolve(manifest: Manifest | str | Path, dataset_dir: str | Path) -> Manifes
     )
 
 
-def split_folder(root: Path, manifest: Manifest, test: bool) -> Manifest:
-    """Fill `cases` (without checksums), `test` and `folds` from the volumes in the folder.
+def split_folder(
+    root: Path, manifest: Manifest, test: bool, patients: Patients | None = None
+) -> Manifest:
+    """Fill `cases` (without checksums), `test`, `folds` and `patients` from the folder's volumes.
 
     The test part is the pairs of `imagesTs` and `labelsTs` where `labelsTs` exists, else the
-    validation part of fold 0 of all labelled cases, else (`test=False`) empty.
+    validation part of fold 0 of all labelled cases, else (`test=False`) empty. With `patients` the
+    rule is that of nnU-Net over the sorted patients, and a case goes where its patient goes.
 
     Raises:
-        UserError: a case in both folders, or too few cases for a test part or the folds.
+        UserError: a case or patient in both folders, too few cases or patients for a test part or
+            the folds, or patients that cannot be told (`Patients.of`).
     """
     images, labels = manifest.layout.image_dir, manifest.layout.label_dir
     layout = replace(manifest.layout, test_image_dir=images, test_label_dir=labels)
     pool = case_ids(root, images, labels)
-    held: list[str] = []
-    if (root / "labelsTs").is_dir():
+    own = (root / "labelsTs").is_dir()
+    held = case_ids(root, "imagesTs", "labelsTs") if own else []
+    patient_of = patients.of(sorted({*pool, *held})) if patients else {}
+    units = sorted({patient_of.get(case, case) for case in pool})
+    what = "patients" if patients else "labelled cases"
+    if own:
         layout = replace(layout, test_image_dir="imagesTs", test_label_dir="labelsTs")
-        held = case_ids(root, "imagesTs", "labelsTs")
-        refuse(
-            f"case {case} of {root} must not lie in {images} and in imagesTs: test cases are never "
-            "trained on. Remove or rename one."
-            for case in sorted(set(pool) & set(held))
-        )
+        _refuse_both(root, pool, held, images, patient_of)
     elif test:
-        if len(pool) < FEWEST_WITH_TEST:
+        if len(units) < FEWEST_WITH_TEST:
             msg = (
-                f"a test part is taken from at least {FEWEST_WITH_TEST} labelled cases; {root} has "
-                f"{len(pool)} in {images}. Add cases, or put test cases of your own into imagesTs "
-                "and labelsTs."
+                f"a test part is taken from at least {FEWEST_WITH_TEST} {what}; {root} has "
+                f"{len(units)} in {images}. Add some, put test cases of your own into imagesTs "
+                "and labelsTs, or leave the part out with --no_test."
             )
             raise UserError(msg)
-        held = kfold(pool)[0]
-    rest = sorted(set(pool) - set(held))
-    if len(rest) < FOLDS:
+        chosen = set(kfold(units)[0])
+        held = [case for case in pool if patient_of.get(case, case) in chosen]
+        units = [unit for unit in units if unit not in chosen]
+    if len(units) < FOLDS:
         msg = (
-            f"{FOLDS} folds need at least {FOLDS} labelled cases; {root} has {len(rest)} in "
+            f"{FOLDS} folds need at least {FOLDS} {what}; {root} has {len(units)} in "
             f"{images}. Add cases or correct the folder."
         )
         raise UserError(msg)
+    folds = [
+        [case for case in pool if patient_of.get(case, case) in chosen]
+        for chosen in map(set, kfold(units))
+    ]
     cases: dict[str, Checksums | None] = dict.fromkeys(sorted({*pool, *held}))
-    return replace(manifest, layout=layout, cases=cases, test=held, folds=kfold(rest))
+    return replace(
+        manifest, layout=layout, cases=cases, test=held, folds=folds, patients=patient_of
+    )
+
+
+def _refuse_both(
+    root: Path, pool: list[str], held: list[str], images: str, patient_of: dict[str, str]
+) -> None:
+    """Refuse cases and patients that lie in the training and in the test folder."""
+    refuse(
+        f"case {case} of {root} must not lie in {images} and in imagesTs: test cases are never "
+        "trained on. Remove or rename one."
+        for case in sorted(set(pool) & set(held))
+    )
+    shown = {patient_of.get(case): case for case in held}
+    refuse(
+        f"patient {patient_of[case]} of {root} must not lie in {images} ({case}) and in imagesTs "
+        f"({shown[patient_of[case]]}): a patient is on one side. Move the volumes together."
+        for case in pool
+        if patient_of.get(case, "") in shown
+    )
 
 
 def describe_folder(root: Path, name: str) -> Manifest:

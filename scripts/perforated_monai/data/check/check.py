@@ -55,6 +55,7 @@ DATASET_RULES: tuple[Rule, ...] = (
     dataset.checksum,
     dataset.packing,
     dataset.leak,
+    dataset.patient_leak,
     dataset.duplicate,
     dataset.spacing_outlier,
     dataset.size_outlier,

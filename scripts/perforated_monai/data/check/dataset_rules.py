@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from ...rules import NOTE, WARNING, Broken, rule
+from ..patients import in_two_parts
 from ..schema import PACKED
 from .facts import Facts
 from .volume import Volume
@@ -114,6 +115,15 @@ def leak(facts: Facts) -> Iterator[Broken]:
             value = f"the same voxels as {', '.join(cases[1:])} (in {', '.join(parts)})"
             cure = "A copy in training makes the score too high: keep one, write a new manifest"
             yield Broken(value, cure, facts.manifest.files(cases[0])[0])
+
+
+@rule("patient-leak", "must not have volumes of one patient in two parts of the split")
+def patient_leak(facts: Facts) -> Iterator[Broken]:
+    """Of the manifest as a whole, so that training on some of its cases refuses too."""
+    for patient, where in in_two_parts(facts.manifest.patients, facts.part_of):
+        value = f"patient {patient} with " + ", ".join(f"{c} in {p}" for p, c in where.items())
+        cure = "Scores of known patients are too high: write a new manifest with prepare --patient"
+        yield Broken(value, cure)
 
 
 @rule("duplicate", "must not be there under two names", WARNING, voxels=True)
