@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.small_export import bundle_for
-from perforated_monai import build_network
+from perforated_monai import DendriteConfig, build_network
 from perforated_monai.inference.formats import (
     PACKAGES,
     Source,
@@ -18,6 +18,7 @@ from perforated_monai.inference.formats import (
     write_format,
 )
 from perforated_monai.networks.cost import count_flops
+from perforated_monai.networks.grown_spec import grown_entries
 from perforated_monai.networks.surgery import count_parameters
 
 BASE = {
@@ -99,3 +100,38 @@ def test_a_network_of_cheap_dendrites_costs_what_they_say(kind: dict, volume) ->
         added[name] = (parameters, flops)
     assert added["copies"] == pytest.approx((1.0, 1.0), abs=0.03)
     assert all(0.03 < share < 0.30 for share in added["cheap"]), added
+
+
+# Distal dendrites at the bottleneck and apical ones at the output layer, as an overlay grows them.
+SITED = {"sets": [{"kind": "distal"}, {"kind": "apical"}], "activation": "kind"}
+
+
+def sited_spec(base: dict, count: int = 1) -> dict:
+    plain = {"format": 1, "base": base, "dendrites": {}}
+    config = DendriteConfig.from_dict(SITED)
+    return plain | {"dendrites": grown_entries(build_network(plain), config, count)}
+
+
+@pytest.mark.parametrize("format_", PACKAGES)
+def test_formats_of_kinds_at_sites(
+    format_: str, volume: Callable[..., Tensor], tmp_path: Path
+) -> None:
+    """Two sets, batches of one and more, and another size than that of the export."""
+    if missing_packages(PACKAGES[format_]):
+        pytest.skip(f"model.{format_} needs the extra export")
+    spec = sited_spec(BASE, count=2)
+    network, x = network_of(spec), volume()
+    source = Source(bundle_for(tmp_path, spec, network, x), network, tuple(x.shape[1:]), False)
+    run = read_format(format_, write_format(format_, source), source)
+    for example in (x, x[:1].repeat_interleave(2, 2)):
+        expected = outputs(network, example)
+        tolerance = 1e-5 * max(1.0, float(expected.abs().max()))
+        torch.testing.assert_close(outputs(run, example), expected, rtol=0, atol=tolerance)
+
+
+def test_kinds_at_sites_in_bf16(volume: Callable[..., Tensor]) -> None:
+    network, x = network_of(sited_spec(BASE)), volume()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert outputs(network, x).isfinite().all()
+    half = copy.deepcopy(network).bfloat16()
+    assert outputs(half, x.bfloat16()).isfinite().all()

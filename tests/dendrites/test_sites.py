@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from perforated_monai import DendriteConfig, UserError, build_network
+from perforated_monai.dendrites.default_sets import default_sets
 from perforated_monai.dendrites.kinds.apical import Apical, depth_to_space
 from perforated_monai.dendrites.kinds.distal import Distal
 from perforated_monai.dendrites.sites import make_site
@@ -192,7 +193,12 @@ WRONG = [
     ({"kind": "distal", "kernel": 4}, "kernel must be an odd whole number"),
     ({"kind": "copy", "kernel": 5}, "kernel belongs to kinds distal, apical"),
     ({"kind": "distal", "layers": "auto", "auto_layers": 1}, "chooses its own places"),
-    ({"sets": [{"kind": "distal"}], "kind": "distal"}, "take kind out"),
+    ({"sets": [{"kind": "distal"}], "hidden": 4}, "hidden belongs to one kind, and sets mix kinds"),
+    ({"sets": [{"kind": "distal"}], "layer_names": ["model.2"]}, "layer_names as layers there"),
+    (
+        {"sets": [{"kind": "distal"}, {"kind": "copy"}], "activation": "kind"},
+        "activation must be named for sets of kinds distal, copy",
+    ),
     ({"sets": [{"kind": "distal", "patience": 3}]}, "part 1: a part has kind"),
     ({"sets": [{"layers": ["*"]}]}, "part 1: a part has kind"),
     ({"sets": [{"kind": "distal", "kernel": 2}]}, "kernel must be an odd"),
@@ -233,3 +239,31 @@ def test_a_spec_with_a_shape_that_is_missing_or_wrong_is_refused() -> None:
 def test_a_trace_needs_a_network_that_takes_one_image() -> None:
     with pytest.raises(UserError, match="Take kind copy"):
         trace(nn.Linear(2, 2))
+
+
+def test_one_kind_stands_in_for_the_sets_of_an_overlay() -> None:
+    sets = [{"kind": "distal"}, {"kind": "apical"}]
+    mixed = DendriteConfig(sets=sets, activation="kind")
+    assert (mixed.kind, mixed.activation) == (None, "identity")
+    assert [part.kind for part in mixed.parts] == ["distal", "apical"]
+    copies = DendriteConfig(sets=sets, kind="copy", activation="kind")
+    assert (copies.sets, copies.activation) == ([], "relu") and copies.parts == (copies,)
+    assert DendriteConfig().kind == "copy"
+    for config in (mixed, copies):
+        assert DendriteConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("network", "kinds", "why"),
+    [
+        (UNet(3, 1, 2, (4, 8, 16), (2, 2)), ["distal", "apical"], ""),
+        (SegResNet(3, 8, 1, 2, blocks_down=(1, 1), blocks_up=(1,)), ["distal"], "own resolution"),
+        (nn.Sequential(nn.Conv3d(1, 4, 3, 2), nn.Conv3d(4, 2, 1)), [], "distal finds no place"),
+    ],
+)
+def test_the_shape_of_a_network_chooses_its_kinds(
+    network: nn.Module, kinds: list[str], why: str
+) -> None:
+    sets, notes = default_sets(network)
+    assert [part["kind"] for part in sets] == kinds
+    assert why in " ".join(notes)

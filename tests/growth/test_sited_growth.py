@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from monai.networks.nets import BasicUNet, DynUNet, SegResNet, UNet
+from monai.networks.nets import (
+    UNETR,
+    AttentionUnet,
+    BasicUNet,
+    DynUNet,
+    SegResNet,
+    SwinUNETR,
+    UNet,
+)
 from torch import Tensor, nn
 
 from helpers.harness import history, in_child, kill_in, same_run, train
@@ -21,6 +29,7 @@ from perforated_monai.growth.to_plain import (
     without_hooks,
 )
 from perforated_monai.growth.tracker import Tracker
+from perforated_monai.networks.mobile import MobileUNet
 from perforated_monai.networks.surgery import count_parameters, dendrites_entry
 
 pytest.importorskip("perforatedai", reason="extra train is not installed: nothing can grow")
@@ -32,7 +41,15 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "BasicUNet": lambda: BasicUNet(3, 1, 2, (4, 4, 4, 4, 4, 4)),
     "DynUNet": lambda: DynUNet(3, 1, 2, [3] * 3, [1, 2, 2], [2, 2], filters=[4, 8, 8]),
     "SegResNet": lambda: SegResNet(3, 8, 1, 2, blocks_down=(1, 1), blocks_up=(1,)),
+    "AttentionUnet": lambda: AttentionUnet(3, 1, 2, (4, 8, 8), (2, 2)),
+    "MobileUNet": lambda: MobileUNet(
+        3, 1, 2, [4, 8, 8], [2, 2], expansion=2, reduction=2, blocks=1
+    ),
+    "UNETR": lambda: UNETR(1, 2, (32, 32, 32), 4, 24, 48, 3),
+    "SwinUNETR": lambda: SwinUNETR(1, 2, feature_size=12, depths=(1, 1, 1, 1), spatial_dims=2),
 }
+# Voxels a side that a network's strides, or its positions, need.
+SIDES = {"BasicUNet": 48, "UNETR": 32, "SwinUNETR": 64}
 
 
 def grown(network: nn.Module, x: Tensor, folder: Path, sets: int = 2, **changes: object) -> Tracker:
@@ -75,8 +92,8 @@ def plain_of(network: nn.Module, activation: str = "identity") -> tuple[dict, nn
 def test_growth_changes_nothing_and_the_plain_network_equals_it(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = NETWORKS[name]()
-    side = 48 if name == "BasicUNet" else 16  # its five levels leave 3 voxels of 48
-    x = torch.randn(2, 1, side, side, side)
+    dims = 2 if name == "SwinUNETR" else 3
+    x = torch.randn(2, 1, *(SIDES.get(name, 16),) * dims)
     base = outputs(network, x)
     tracker = Tracker(network, DendriteConfig(sets=SETS), tmp_path / "first")
     tracker.open()
@@ -139,8 +156,8 @@ def test_a_delta_names_the_layers_of_the_base(tmp_path: Path) -> None:
 
 
 CHANGES = {
+    "dendrites::kind": None,
     "dendrites::sets": SETS,
-    "dendrites::activation": "identity",
     "dendrites::patience": 2,
     "dendrites::improvement_threshold": [0.0, 0.9],
     "epochs": 5,

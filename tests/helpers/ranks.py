@@ -73,11 +73,17 @@ def _fork_rank(rank: int, count: int, port: int, work: Callable[[int], None]) ->
         os._exit(code)
 
 
-def train_two(data: Path, out: Path, dendrites: bool, watch: Callable | None = None) -> list[int]:
+def train_two(
+    data: Path,
+    out: Path,
+    dendrites: bool,
+    watch: Callable | None = None,
+    **changes: object,
+) -> list[int]:
     """Train on two ranks; rank 1 is given another folder, which must never be made."""
 
     def work(rank: int) -> None:
-        made = two_rank_workflow(data, out if rank == 0 else out / "rank1", dendrites)
+        made = two_rank_workflow(data, out if rank == 0 else out / "rank1", dendrites, **changes)
         if watch is not None:
             watch(rank, made.parser.get_parsed_content("train::trainer"))
         made.run()

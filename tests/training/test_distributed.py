@@ -104,7 +104,10 @@ def test_two_ranks_grow_when_one_process_does_in_float32(phantoms: Path, tmp_pat
 # -- equal ranks -----------------------------------------------------------------------------
 
 
-def test_ranks_stay_bit_identical_over_two_growths(phantoms: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["copy", None], ids=["copies", "sets of the overlay"])
+def test_ranks_stay_bit_identical_over_two_growths(
+    kind: str | None, phantoms: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
 
     def watch(rank: int, trainer) -> None:
@@ -122,7 +125,7 @@ def test_ranks_stay_bit_identical_over_two_growths(phantoms: Path, tmp_path: Pat
             Events.COMPLETED, lambda: torch.save(seen, tmp_path / f"rank{rank}.pt")
         )
 
-    assert train_two(phantoms, out, True, watch) == [0, 0]
+    assert train_two(phantoms, out, True, watch, **{"dendrites::kind": kind}) == [0, 0]
     one, other = (torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in range(RANKS))
     events = history(out)
     assert [e["event"] for e in events].count("grow") == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 def overlay(
     bundle: str,
+    kind: str = "",
     layers: str = "*",
     layer_types: str = "",
     freeze_base: bool = False,
@@ -23,8 +24,10 @@ def overlay(
 
     Args:
         bundle: folder of the bundle.
-        layers: shell patterns over module names that grow, with commas.
-        layer_types: class names of layers that grow, with commas; by default all convolutions.
+        kind: of the dendrites: copy (the library's own), depthwise, pointwise, grouped, low_rank,
+            distal or apical; by default what suits the network's shape.
+        layers: shell patterns over module names that grow, with commas; without a kind, by copies.
+        layer_types: class names of layers that grow, likewise; by default all convolutions.
         freeze_base: only the dendrites train.
         weights: state dict to start from; by default the bundle's models/model.pt.
         from_scratch: start from fresh weights.
@@ -54,6 +57,7 @@ def overlay(
     choices = Choices(
         config=str(config),
         given=given,
+        kind=str(kind),
         layers=tuple(as_list(layers)) or ("*",),
         weights=str(weights),
         from_scratch=bool(from_scratch),

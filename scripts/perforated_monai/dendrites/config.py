@@ -53,13 +53,15 @@ class DendriteConfig(_OfKinds):
         kind: what a dendrite is, one of ``kinds.KINDS``: a ``copy`` of its layer, or cheaper. A
             layer that has no dendrite of the kind stays as it is, with a warning; a layer named in
             full is refused. The settings of the kinds (``groups``, ``rank``, …) are settings here
-            as well; each belongs to its kind.
+            as well; each belongs to its kind. A kind that is given stands in for ``sets``, which
+            is then empty; None is ``copy`` where there are no sets.
         sets: what one set is made of, when it mixes kinds: a list such as ``[{kind: distal}, {kind:
             apical, hidden: 4}]``. A part has its kind, that kind's settings, and ``layers`` (shell
-            patterns over module names), ``layer_types`` and ``exclude`` of its own. Kind and its
-            settings are then given in the parts alone; no two parts may take one layer.
-        activation: non-linearity f of a dendrite, one of ``sigmoid``, ``tanh``, ``relu``,
-            ``identity``.
+            patterns over module names), ``layer_types`` and ``exclude`` of its own; no two parts
+            may take one layer.
+        activation: non-linearity f of the sum, one of ``sigmoid``, ``tanh``, ``relu``,
+            ``identity``. ``"kind"`` takes what suits: ``identity`` for kinds with a non-linearity
+            inside (distal, apical), ``relu`` for the others; a mix of both must name it.
         initialisation: ``"normal"`` draws every dendrite weight from N(0, scale²) (the library's
             way); ``"layer"`` calls the layer's own ``reset_parameters`` and multiplies by scale.
             Dendrites of two convolutions need ``"layer"``: N(0, 0.01²) twice leaves no signal.
@@ -89,9 +91,9 @@ class DendriteConfig(_OfKinds):
     tries: int = knob(2, "sets drawn at one step before growth ends for good")
     improvement_threshold: list[float] = knob([0.001, 0.0001, 0.0], "relative gain, by sets there")
     improvement_threshold_raw: float = knob(1e-5, "and this much of the score (0 to 1)")
-    kind: str = knob("copy", f"or {', '.join(list(KINDS)[1:])}: 4-26 % of that")
-    sets: list[dict[str, Any]] = knob([], "parts of one set that mixes kinds; [] for one kind")
-    activation: str = knob("sigmoid", "f of a dendrite: sigmoid, tanh, relu, identity")
+    sets: list[dict[str, Any]] = knob([], "what one set is made of, each part with its kind")
+    kind: str | None = knob(None, f"instead of sets, one kind: {', '.join(KINDS)}")
+    activation: str = knob("sigmoid", f"f: kind, what suits it; or {', '.join(ACTIVATIONS)}")
     initialisation: str = knob("normal", "the layer's own; or normal, N(0, scale²)")
     scale: float = knob(0.01, "with normal use 0.01")
     layer_types: list[str] = knob(
@@ -113,11 +115,15 @@ class DendriteConfig(_OfKinds):
     def __post_init__(self) -> None:
         for name in ("patience", "max_dendrites", "tries"):
             _whole(name, getattr(self, name), least=1)
-        _choice("kind", self.kind, list(KINDS))
         _list("sets", self.sets, (dict,), "parts, each with its kind", empty=True)
+        if self.kind is not None:
+            _choice("kind", self.kind, list(KINDS))
+            object.__setattr__(self, "sets", [])
+        elif not self.sets:
+            object.__setattr__(self, "kind", "copy")
         if self.sets:
             self._expect_parts()
-        own = [s.name for s in KINDS[self.kind].settings()]
+        own = [s.name for s in KINDS[self.kind].settings()] if self.kind else []
         for name, setting in SETTINGS.items():
             value = getattr(self, name)
             if not setting.metadata["holds"](value):
@@ -126,6 +132,8 @@ class DendriteConfig(_OfKinds):
             if name not in own and value != setting.default:
                 msg = f"{name} belongs to {owners(name)}; got {name} with kind {self.kind!r}."
                 raise UserError(msg)
+        if self.activation == "kind":
+            object.__setattr__(self, "activation", self._activation())
         _choice("layers", self.layers, LAYERS)
         if not self.sets:
             self._expect_kind()
@@ -168,14 +176,31 @@ class DendriteConfig(_OfKinds):
             )
             raise UserError(msg)
 
+    def _activation(self) -> str:
+        """What the kinds take when nobody names one."""
+        kinds = [part["kind"] for part in self.sets] or [self.kind]
+        inside = [issubclass(KINDS[str(kind)], SitedKind) for kind in kinds]
+        if any(inside) != all(inside):
+            msg = (
+                f"activation must be named for sets of kinds {', '.join(map(str, kinds))}: distal "
+                "and apical take identity, since they have a non-linearity inside, and the others "
+                "relu."
+            )
+            raise UserError(msg)
+        return "identity" if all(inside) else "relu"
+
     def _expect_parts(self) -> None:
-        beside = [n for n in ("kind", *SETTINGS) if getattr(self, n) != _DEFAULTS[n]]
+        beside = [n for n in (*SETTINGS, "layer_names") if getattr(self, n) != _DEFAULTS[n]]
         if beside:
-            msg = f"sets name their kinds and settings themselves: take {beside[0]} out beside it."
+            msg = (
+                f"{beside[0]} belongs to one kind, and sets mix kinds: give it in a part of sets "
+                "(layer_names as layers there), or name one kind instead of sets (kind: copy)."
+            )
             raise UserError(msg)
         if self.layers != "all":
             msg = (
-                f"layers {self.layers} ranks layers of one kind; sets mix kinds. Take layers: all."
+                f"layers {self.layers} ranks layers of one kind, and sets mix kinds. Take layers: "
+                "all, or one kind instead of sets (kind: copy)."
             )
             raise UserError(msg)
         for i, part in enumerate(self.sets):
@@ -193,7 +218,7 @@ class DendriteConfig(_OfKinds):
         if not self.sets:
             return (self,)
         common = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        common |= {"sets": [], **{n: _DEFAULTS[n] for n in ("layer_types", "layer_names")}}
+        common |= {n: _DEFAULTS[n] for n in ("sets", "layer_types", "layer_names")}
         made = []
         for part in self.sets:
             own = {
@@ -230,8 +255,8 @@ class DendriteConfig(_OfKinds):
         if self.sets:
             msg = "sets mix kinds, and one kind is needed here: give kind instead."
             raise UserError(msg)
-        own = KINDS[self.kind].settings()
-        return KINDS[self.kind](**{s.name: getattr(self, s.name) for s in own})
+        kind = KINDS[str(self.kind)]
+        return kind(**{s.name: getattr(self, s.name) for s in kind.settings()})
 
     def to_dict(self) -> dict[str, Any]:
         """All settings as plain Python values."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..dendrites.config import DendriteConfig
-from ..dendrites.kinds.sited import SitedKind
-from ..dendrites.targets import find_targets
 from ..networks.build import base_spec, build_network
+from ..networks.grown_spec import grown_entries
 from ..networks.spec import plain_spec
 
 
@@ -21,13 +20,8 @@ def with_dendrites(
         growth: settings of ``DendriteConfig``; layers, kinds and activation count.
         count: dendrites of each layer.
     """
-    config = DendriteConfig.from_dict(growth)
     spec = plain_spec(base_spec(definition))
-    network = build_network(spec)
-    dendrites: dict[str, Any] = {}
-    for name, kind in find_targets(network, config).items():
-        settled = kind if isinstance(kind, SitedKind) else kind.fits(network.get_submodule(name))
-        dendrites[name] = {"count": count, **settled.entry(), "activation": config.activation}
+    dendrites = grown_entries(build_network(spec), DendriteConfig.from_dict(growth), count)
     return {
         "_target_": "perforated_monai.build_network",
         "spec": {**spec, "dendrites": dendrites},

@@ -26,6 +26,7 @@ from .arms import (
 from .equal_size import deeper_network, resolved_definition, wider_channels
 from .equal_time import slower_channels
 from .from_start import with_dendrites
+from .result_tables import read_tables
 from .study_file import Study
 from .sweep_space import Choice
 from .trial import Places, Trial
@@ -146,6 +147,9 @@ def _change_network(
 
 def _chosen_before(places: Places, trial: Trial) -> list[int] | None:
     """Channels that the first trial of the arm was given: a width by time is measured once."""
+    for other, config in read_tables(places.results).configs.items():
+        if (other.network, other.arm) == (trial.network, trial.arm):
+            return [int(channels) for channels in config["base_network_def::channels"]]
     pattern = f"{trial.network}-{trial.arm}-fold*-seed*/trial.json"
     for file in sorted(places.results.glob(pattern)):
         chosen: list[int] | None = json.loads(file.read_text(encoding="utf-8")).get(

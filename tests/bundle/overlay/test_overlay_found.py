@@ -88,7 +88,7 @@ def test_knobs_follow_the_options(bundle: Callable) -> None:
     assert knobs["layer_names"] == ["model.2.*"]
     assert knobs["layer_types"] == ["ConvTranspose3d"]
     assert knobs["freeze_base"] is True
-    assert "in 1 layers" in make_overlay(folder, Choices(layers=("model.2.0.conv",)))
+    assert "in 1 layer" in make_overlay(folder, Choices(layers=("model.2.0.conv",)))
     with pytest.raises(UserError, match="matches none of the 6 layers"):
         overlay(folder, layers=("encoder.*",))
 
@@ -154,7 +154,33 @@ def test_no_expression_and_no_code_of_the_bundle_runs(bundle: Callable, tmp_path
     assert not trap.exists()
     assert "scripts" not in sys.modules or not hasattr(sys.modules["scripts"], "trap")
     assert "what its layers cost" in text  # an expression in the definition: not built
+    assert yaml.safe_load(text)["dendrites"]["kind"] == "copy" and "so its shape is" in text
     assert "train::handlers::3 is a handler of the bundle's own code" in text
+
+
+@pytest.mark.parametrize(
+    ("choices", "kind", "kinds", "said"),
+    [
+        (Choices(), None, ["distal", "apical"], "apical at model.2."),
+        (Choices(kind="copy"), "copy", [], "layers"),
+        (Choices(kind="distal"), "distal", [], "Will grow: distal at"),
+        (Choices(layers=("model.0.*",)), "copy", [], "Will grow: copy at model.0"),
+    ],
+)
+def test_kinds_follow_the_network_unless_they_are_named(
+    choices: Choices, kind: str | None, kinds: list[str], said: str, bundle: Callable
+) -> None:
+    text = make_overlay(bundle(), choices)
+    found = yaml.safe_load(text)["dendrites"]
+    assert (found["kind"], [part["kind"] for part in found["sets"]]) == (kind, kinds)
+    assert said in text and "% operations" in text
+    assert DendriteConfig.from_dict(found).kind == kind
+
+
+def test_a_network_that_keeps_full_resolution_gets_no_apical(tmp_path: Path) -> None:
+    text = make_overlay(brats(tmp_path / "bundle"))
+    assert [p["kind"] for p in yaml.safe_load(text)["dendrites"]["sets"]] == ["distal"]
+    assert "Left out: kind apical" in text
 
 
 def test_names_cannot_leave_their_comments(bundle: Callable, tmp_path: Path) -> None:

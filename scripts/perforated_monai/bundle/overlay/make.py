@@ -8,14 +8,12 @@ from pathlib import Path
 import yaml
 from monai.bundle import ConfigParser
 
-from ...dendrites.config import DendriteConfig
-from ...dendrites.targets import find_layers
 from ...errors import UserError
-from ...networks.build import base_spec, build_network
+from ...networks.build import base_spec
 from ...networks.definition import literal_definition
-from ...networks.surgery import count_parameters
 from ..ids import merged, value_of
 from .parts import Given, Parts, find_parts
+from .plan import Plan, plan_growth
 from .redirect import find_redirects, log_files
 from .refuse import (
     compiled_engines,
@@ -43,6 +41,7 @@ class Choices:
     weights: str = ""
     from_scratch: bool = False
     freeze_base: bool = False
+    kind: str = ""
 
 
 def make_overlay(bundle: str | Path, choices: Choices | None = None) -> str:
@@ -63,6 +62,7 @@ def make_overlay(bundle: str | Path, choices: Choices | None = None) -> str:
     parts = find_parts(config, choices.given)
     refuse_a_wrapped_network(config, parts)
     refuse_a_network_of_objects(config, parts)
+    plan = _plan(config, parts, choices)
     start, note = _start(folder, config, choices)
     content = Content(
         name=folder.resolve().name,
@@ -77,8 +77,8 @@ def make_overlay(bundle: str | Path, choices: Choices | None = None) -> str:
         layer_types=choices.layer_types,
         layer_names=choices.layers,
         freeze_base=choices.freeze_base,
-        cost=_cost(config, parts, choices),
-        notes=notes_on(config, parts),
+        plan=plan,
+        notes=[*plan.notes, *notes_on(config, parts)],
         compiled=compiled_engines(config, parts),
     )
     text = overlay_text(content, parts, find_redirects(config))
@@ -119,19 +119,13 @@ def _start(folder: Path, config: TrainConfig, choices: Choices) -> tuple[str | N
     return None, f"null: training starts from scratch, {why}. Or name a file here."
 
 
-def _cost(config: TrainConfig, parts: Parts, choices: Choices) -> str:
-    """What one set of dendrites adds, where the network can be built without an expression."""
+def _plan(config: TrainConfig, parts: Parts, choices: Choices) -> Plan:
+    """What grows where; nothing of the bundle is evaluated for it."""
     definition = literal_definition(config.get(parts.network_def), config.get)
-    if definition is None:
-        return "what its layers cost"
-    network = build_network({"format": 1, "base": base_spec(definition), "dendrites": {}})
-    dendrites = DendriteConfig(
-        layer_types=list(choices.layer_types), layer_names=list(choices.layers)
-    )
-    layers = find_layers(network, dendrites)
-    sizes = [count_parameters(network.get_submodule(name)) for name in layers]
-    base = count_parameters(network)
-    return f"about {100 * sum(sizes) / base:.0f} % parameters, in {len(layers)} layers"
+    base = None if definition is None else base_spec(definition)
+    named = choices.layers != ("*",) or choices.layer_types != LAYER_TYPES
+    kind = choices.kind or ("copy" if named else "")
+    return plan_growth(base, kind, choices.layers, choices.layer_types)
 
 
 def _verify(text: str, config: TrainConfig, parts: Parts) -> None:

@@ -14,6 +14,7 @@ from ..._version import __version__
 from ...dendrites.config import DendriteConfig
 from ...dendrites.kinds import SETTINGS, owners
 from .parts import Parts
+from .plan import Plan
 from .redirect import Redirect
 
 _WATCH = "$perforated_monai.watch_bundle"
@@ -34,7 +35,7 @@ class Content:
         start: expression of the weights to start from, None to start from scratch.
         start_note: why.
         layer_types, layer_names, freeze_base: knobs.
-        cost: what one set adds, for the comment.
+        plan: the kinds that grow, and what one set adds.
         notes: sentences for the head.
         compiled: ids of ``compile`` to switch off.
     """
@@ -51,7 +52,7 @@ class Content:
     layer_types: Sequence[str]
     layer_names: Sequence[str]
     freeze_base: bool
-    cost: str
+    plan: Plan
     notes: Sequence[str]
     compiled: Sequence[str]
 
@@ -105,7 +106,7 @@ def _head(content: Content, parts: Parts) -> str:
 # What an overlay sets otherwise than the library does: one set, with a signal from the first step.
 _VALUES = {
     **{"patience": 5, "max_dendrites": 1, "tries": 1},
-    **{"activation": "relu", "initialisation": "layer", "scale": 1.0},
+    **{"activation": "kind", "initialisation": "layer", "scale": 1.0},
 }
 
 
@@ -114,13 +115,14 @@ def _knobs(content: Content, parts: Parts) -> str:
     values: dict[str, Any] = DendriteConfig().to_dict() | _VALUES
     for name in ("layer_types", "layer_names"):
         values[name] = list(getattr(content, name))
-    values["freeze_base"] = content.freeze_base
+    values |= {"freeze_base": content.freeze_base}
+    values |= {"sets": content.plan.sets, "kind": content.plan.kind}
     lines = ["dendrites:"]
     for each in DendriteConfig.knobs():
         note = each.metadata["note"]
         if each.name in SETTINGS:
             note = f"of {owners(each.name).partition(' ')[2]}{note}"
-        note = note.replace("{every}", every).replace("{cost}", str(content.cost))
+        note = note.replace("{every}", every).replace("{cost}", content.plan.cost)
         lines += _knob(each.name, values[each.name], note)
     return "\n".join(lines)
 
@@ -223,6 +225,8 @@ def _scalar(value: Any) -> str:
         return value
     if isinstance(value, list):
         return f"[{', '.join(_scalar(v) for v in value)}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{k}: {_scalar(v)}' for k, v in value.items())}}}"
     if isinstance(value, float):
         return f"{value:.10f}".rstrip("0") + ("0" if value == int(value) else "")
     return json.dumps(value, ensure_ascii=False)
