@@ -1,4 +1,4 @@
-"""The demo: phantoms, growth, the same budget without it, a plain bundle, masks, table, picture."""
+"""The demo: phantoms, growth, plain networks beside it, a plain bundle, masks, table, picture."""
 
 from __future__ import annotations
 
@@ -16,30 +16,34 @@ import nibabel as nib
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from ..data.phantoms import make_phantoms
 from ..data.prepare import write_manifest
 from ..errors import UserError
 from ..export.into_bundle import export_run
 from ..files import atomic, refuse_foreign, write_json
+from ..study.equal_size import resolved_definition, wider_channels
 from ..training.run_folder import RunFolder
+from .demo_table import Events, make_table, table_columns
 
 BUNDLE = "hippocampus_mri_dendritic"
-CASES, HELD_OUT, SEED, EPOCHS = 24, 4, 0, 40
-# The rate's restart after 12 epochs makes a plateau longer than the patience, so growth leaves a
-# whole cycle to the dendrites. The thresholds stay those of the shipped overlay.
-SETTINGS = {"seed": SEED, "batch_size": 2, "learning_rate": 0.002, "lr_cycle_epochs": 12}
-GROWTH = {"dendrites::patience": 4, "dendrites::tries": 2}
+CASES, HELD_OUT = 40, 4
+NETWORK = "small.yaml"
+# 20 epochs, growth, 25 epochs: one whole cosine for the grown network, and one of 45 for the others.
+# The thresholds stay those of the shipped overlay.
+SETTINGS = {"val_interval": 5}
+GROWTH = {"dendrites::switch": "fixed", "dendrites::patience": 5, "lr_cycle_epochs": 25}
+EPOCHS = 45
+STUDY = f"bundles/{BUNDLE}/studies/results/dendrites_that_pay/report.md"
+PLAIN, WIDER = "plain, as many epochs", "wider plain, as many parameters"
 
-Events = list[dict[str, Any]]
 
-
-def run_demo(out: Path) -> int:
+def run_demo(out: Path, seed: int = 0) -> int:
     """Do the whole demo in ``out``; the last line of stdout is ``integrated_dendrite_sets=N``.
 
     Args:
         out: folder to make; an earlier demo in it is replaced.
+        seed: of the phantoms and the trainings.
 
     Returns:
         0 when at least one dendrite set was integrated, otherwise 1.
@@ -49,25 +53,32 @@ def run_demo(out: Path) -> int:
     """
     out, start = Path(out).resolve(), time.monotonic()
     bundle = copy_bundle(out)
-    _say(f"1/5 Phantoms: {CASES} for training and validation, {HELD_OUT} held out")
-    data = make_phantoms(out / "phantoms", cases=CASES, seed=SEED, test_cases=HELD_OUT)
+    _say(f"1/6 Phantoms: {CASES} for training and validation, {HELD_OUT} held out")
+    data = make_phantoms(out / "phantoms", cases=CASES, seed=seed, test_cases=HELD_OUT)
     names = list(write_manifest(data, data / "manifest.json", "phantom").label_names.values())
-    _say(f"2/5 Training of the compressed UNet with dendrites, {EPOCHS} epochs at most")
-    grown = _train(out, "with_dendrites", ["dendrites.yaml"], {"epochs": EPOCHS, **GROWTH})
+    _say(f"2/6 Training of a small UNet with dendrites, {EPOCHS} epochs")
+    common = {"seed": seed, **SETTINGS}
+    settings = {**common, **GROWTH, "epochs": EPOCHS}
+    grown = _train(out, "with_dendrites", ["dendrites.yaml"], settings)
     epochs = max(event["epoch"] for event in grown)
-    _say(f"3/5 Training of the same network without dendrites, {epochs} epochs")
-    plain = _train(out, "plain", [], {"epochs": epochs})
-    _say("4/5 Export of the grown network")
+    _say(f"3/6 Training of the same network without dendrites, {epochs} epochs")
+    common |= {"epochs": epochs, "lr_cycle_epochs": epochs}
+    controls = {PLAIN: _train(out, "plain", [], common)}
+    _say("4/6 Training of a wider network with as many parameters as the grown one")
+    channels = {"base_network_def::channels": _wider(bundle, grown)}
+    controls[WIDER] = _train(out, "wider", [], {**common, **channels})
+    _say("5/6 Export of the grown network")
     record = export_run(out / "runs" / "with_dendrites", bundle)
-    _say(f"5/5 Segmentation of {HELD_OUT} held-out phantoms")
+    _say(f"6/6 Segmentation of {HELD_OUT} held-out phantoms")
     settings = {"dataset_dir": data / "imagesTs", "output_dir": out / "masks"}
     run_bundle(out, "segmentation", ["inference.json"], settings)
 
     held_out = dice_of_masks(out / "masks", data / "labelsTs", range(1, len(names)))
-    _draw(out, {"with dendrites": grown, "plain, same budget": plain}, held_out, names)
+    _draw(out, {"with dendrites": grown, **controls}, held_out, names)
     facts = {
         "integrated_dendrite_sets": integrated_sets(record, bundle / "models" / "model.pt"),
-        "validation": table_columns(grown, plain),
+        "seed": seed,
+        "validation": table_columns(grown, controls),
         "held_out_dice": held_out,
         "export_max_abs_difference": record["max_abs_difference"],
         "seconds": round(time.monotonic() - start, 1),
@@ -77,35 +88,14 @@ def run_demo(out: Path) -> int:
     return 0 if facts["integrated_dendrite_sets"] else 1
 
 
+def _wider(bundle: Path, grown: Events) -> list[int]:
+    """Channels of a plain network with at least the parameters of the grown one."""
+    files = [str(bundle / "configs" / name) for name in ("train.json", NETWORK)]
+    parameters = max(e["parameters"] for e in grown if "parameters" in e)
+    return wider_channels(resolved_definition(files, {}), parameters, "parameters", [])
+
+
 # -- what is counted -------------------------------------------------------------------------
-
-
-def table_columns(grown: Events, plain: Events) -> dict[str, dict[str, Any] | None]:
-    """The columns of the table from two histories; "after growth" is None without growth."""
-    last = max(e["epoch"] for e in grown)
-    growth = next((e["epoch"] for e in grown if e["event"] == "grow"), last)
-    return {
-        "before growth": _column(grown, 1, growth),
-        "after growth": _column(grown, growth + 1, last) if growth < last else None,
-        "plain, same budget": _column(plain, 1, last),
-    }
-
-
-def _column(events: Events, first: int, last: int) -> dict[str, Any]:
-    """Best epoch of ``first`` to ``last``; epochs and seconds count from the start of the run."""
-    epochs = [e for e in events if e["event"] == "epoch" and e["epoch"] <= last]
-    scored = [e for e in epochs if e["epoch"] >= first and e["dice"] is not None]
-    best = max(scored, key=lambda e: e["dice"])
-    # An epoch's own line counts what it ended with: growth shows in it before it has an effect.
-    grown = [e["parameters"] for e in events if e["event"] == "grow" and e["epoch"] < best["epoch"]]
-    return {
-        "dice_per_class": best["dice_per_class"],
-        "dice": best["dice"],
-        "best_epoch": best["epoch"],
-        "parameters": [epochs[0]["parameters"], *grown][-1],
-        "epochs": len(epochs),
-        "seconds": round(sum(e["seconds"] for e in epochs), 1),
-    }
 
 
 def integrated_sets(record: dict[str, Any], weights: Path) -> int:
@@ -164,8 +154,7 @@ def _train(out: Path, name: str, overlays: list[str], settings: dict[str, Any]) 
     """One training -> its history."""
     data, folder = out / "phantoms", out / "runs" / name
     paths = {"dataset_dir": data, "manifest": data / "manifest.json", "output_dir": folder}
-    configs = ["train.json", "compressed.yaml", *overlays]
-    run_bundle(out, name, configs, {**paths, **SETTINGS, **settings})
+    run_bundle(out, name, ["train.json", NETWORK, *overlays], {**paths, **settings})
     return RunFolder(folder).history()
 
 
@@ -195,29 +184,11 @@ def run_bundle(out: Path, name: str, configs: list[str], settings: dict[str, Any
 # -- what a person reads ---------------------------------------------------------------------
 
 
-def make_table(columns: dict[str, dict[str, Any] | None], classes: Sequence[str]) -> Table:
-    """The table of the demo; a column that is None shows dashes."""
-    table = Table("", title="Best epoch on the validation phantoms")
-    cells: list[list[str]] = []
-    for title, c in columns.items():
-        table.add_column(title, justify="right")
-        if c is None:
-            cells.append(["-"] * (len(classes) + 4))
-            continue
-        dice = [f"{value:.4f}" for value in (*c["dice_per_class"], c["dice"])]
-        epochs = f"{c['epochs']} (best {c['best_epoch']})"
-        cells.append([*dice, f"{c['parameters']:,}", epochs, f"{c['seconds']:.0f}"])
-    names = [f"Dice, {name}" for name in (*classes, "mean")]
-    for row in zip([*names, "parameters", "epochs", "seconds"], *cells, strict=True):
-        table.add_row(*row)
-    return table
-
-
 _FILES = """Written to {out} in {seconds:.0f} s:
   demo.png, demo.json          the picture, the numbers
   {bundle}    the bundle with the grown network, plain
   masks/                       of the held-out phantoms
-  runs/                        both trainings: history, checkpoints, Dice curve
+  runs/                        all trainings: history, checkpoints, Dice curve
   phantoms/, logs/             the volumes, and what MONAI printed"""
 
 
@@ -230,6 +201,7 @@ def print_report(out: Path, facts: dict[str, Any], classes: list[str]) -> None:
     _say(f"Export: outputs differ from the trained network's by {difference:.1e} at most.")
     _say(f"Exported network on {HELD_OUT} held-out phantoms: Dice {shown}.")
     _say("One seed on phantoms proves nothing, neither about dendrites nor about patients.")
+    _say(f"Five seeds on patients, with their controls: {STUDY}")
     folder = os.path.relpath(out)
     _say(_FILES.format(out=folder, bundle=f"{BUNDLE}/", seconds=facts["seconds"]))
     if not facts["integrated_dendrite_sets"]:
