@@ -43,7 +43,7 @@ def history(dice: list[float], grow_after: int | None = None) -> list[dict]:
 def test_columns_split_a_run_at_its_growth() -> None:
     # The best epoch before growth is the one in which growth came: its Dice is the old network's.
     grown = history([0.2, 0.5, 0.6, 0.4, 0.7, 0.65], grow_after=3)
-    columns = demo.table_columns(grown, history([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]))
+    columns = demo.table_columns(grown, {demo.PLAIN: history([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])})
     before, after, plain = columns.values()
     assert (before["dice"], before["best_epoch"], before["parameters"]) == (0.6, 3, 100)
     assert (after["dice"], after["best_epoch"], after["parameters"]) == (0.7, 5, 200)
@@ -55,7 +55,9 @@ def test_columns_split_a_run_at_its_growth() -> None:
 
 @pytest.mark.parametrize("grow_after", [None, 3])
 def test_a_run_that_no_epoch_follows_growth_shows_dashes(grow_after: int | None) -> None:
-    columns = demo.table_columns(history([0.2, 0.5, 0.4], grow_after), history([0.2, 0.5, 0.4]))
+    columns = demo.table_columns(
+        history([0.2, 0.5, 0.4], grow_after), {demo.PLAIN: history([0.2, 0.5, 0.4])}
+    )
     assert columns["after growth"] is None
     text = render(columns)
     assert text.count("0.5000") == 2
@@ -63,7 +65,9 @@ def test_a_run_that_no_epoch_follows_growth_shows_dashes(grow_after: int | None)
 
 
 def test_table_has_every_row_and_fits_eighty_columns() -> None:
-    columns = demo.table_columns(history([0.2, 0.5, 0.7], 2), history([0.3, 0.4, 0.6]))
+    columns = demo.table_columns(
+        history([0.2, 0.5, 0.7], 2), {demo.PLAIN: history([0.3, 0.4, 0.6])}
+    )
     text = render(columns)
     for name in (
         "Dice, anterior",
@@ -93,7 +97,9 @@ def test_report_ends_with_the_number_of_sets(
 ) -> None:
     facts = {
         "integrated_dendrite_sets": sets,
-        "validation": demo.table_columns(history([0.2, 0.5, 0.7], 2), history([0.3, 0.4, 0.6])),
+        "validation": demo.table_columns(
+            history([0.2, 0.5, 0.7], 2), {demo.PLAIN: history([0.3, 0.4, 0.6])}
+        ),
         "held_out_dice": {"a": [0.8, 0.6], "b": [0.6, 0.6]},
         "export_max_abs_difference": 1e-6,
         "seconds": 9.0,

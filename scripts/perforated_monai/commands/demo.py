@@ -29,7 +29,7 @@ from .demo_table import Events, make_table, table_columns
 BUNDLE = "hippocampus_mri_dendritic"
 CASES, HELD_OUT = 40, 4
 NETWORK = "small.yaml"
-# 20 epochs, growth, 25 epochs: one whole cosine for the grown network, and one of 45 for the others.
+# 20 epochs, growth, 25 epochs: one whole cosine for the grown network, one of 45 for the others.
 # The thresholds stay those of the shipped overlay.
 SETTINGS = {"val_interval": 5}
 GROWTH = {"dendrites::switch": "fixed", "dendrites::patience": 5, "lr_cycle_epochs": 25}

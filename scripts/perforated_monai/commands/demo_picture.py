@@ -16,7 +16,7 @@ from ..training.dice_plot import dice_axes
 
 # Light enough to stand out on grey tissue, and apart for colour-blind readers (Okabe and Ito).
 _CLASS_COLORS = ("#f0e442", "#56b4e9", "#e69f00", "#cc79a7")
-_RUN_STYLES = (("C0", "-"), ("0.45", (0, (4, 1.5))))
+_RUN_STYLES = (("C0", "-"), ("0.45", (0, (4, 1.5))), ("#d55e00", (0, (1, 1))))
 # True, predicted; thick dashes stay visible where the two coincide.
 _OUTLINES = (("-", 1.2), ((0, (2, 1.2)), 2.6))
 _PLANES = (
@@ -48,7 +48,7 @@ def draw_demo(
     axes = above.add_subplot()
     for (name, events), (color, style) in zip(runs.items(), _RUN_STYLES, strict=False):
         dice_axes(axes, events, name, color, style)
-    axes.set_title("Validation Dice of a compressed UNet on phantoms, one seed")
+    axes.set_title("Validation Dice of a small UNet on phantoms, one seed")
     axes.legend(loc="lower right", frameon=False)
     below.suptitle(title)
     _slices(below.subplots(1, 3), volumes, len(classes))

@@ -18,7 +18,7 @@ import fire
 
 from ..bundle.streams import forgiving, reader_is_gone
 from ..errors import UsageError, UserError
-from .arguments import canonical
+from .arguments import Seed, canonical
 from .data import check, phantom, prepare
 from .export import export
 from .overlay import overlay
@@ -28,15 +28,16 @@ from .share import card, efficiency, pack, verify
 from .study import study
 
 
-def demo(out: str = "demo_output") -> int:
-    """Phantoms -> growing a compressed UNet -> plain bundle -> segmentation; about five minutes.
+def demo(out: str = "demo_output", seed: Seed = 0) -> int:
+    """Phantoms -> a small UNet that grows, plain ones beside it -> plain bundle -> segmentation.
 
     Args:
         out: folder for everything the demo writes.
+        seed: of the phantoms and the trainings.
     """
     from .demo import run_demo
 
-    return run_demo(Path(out))
+    return run_demo(Path(out), seed)
 
 
 COMMANDS: dict[str, Callable[..., int]] = {
