@@ -1,12 +1,12 @@
 """CPU time and Dice of whole trainings, beside another checkout.
 
-    python tests/benchmarks/trainings.py --data Task04_Hippocampus --before CHECKOUT [--network width8]
+    python tests/benchmarks/trainings.py --data Task04_Hippocampus --before CHECKOUT
 
 For each seed one training of the checkout named with ``--before`` (``git worktree add CHECKOUT
-COMMIT``) and two of this one by ``monai.bundle run``, one after the other, one thread each: the first
-makes and keeps its crops, the second reads them, as the first and any further arm of a study do.
-Prints a Markdown table of CPU minutes (user and system, the start included) and the Dice of the
-last validation.
+COMMIT``) and two of this one by ``monai.bundle run``, one after the other, one thread each: the
+first makes and keeps its crops, the second reads them, as the first and any further arm of a study
+do. ``--network`` names another than width8. Prints a Markdown table of CPU minutes (user and
+system, the start included) and the Dice of the last validation.
 """
 
 from __future__ import annotations
