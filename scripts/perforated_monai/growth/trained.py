@@ -45,7 +45,7 @@ class Trained:
     def growth(self) -> DendriteConfig | None:
         """Settings of its growth; None for a run without."""
         record = self.best["growth"]
-        return None if record is None else DendriteConfig.from_dict(record["config"])
+        return None if record is None else _recorded(record)
 
     @property
     def grown(self) -> bool:
@@ -123,7 +123,7 @@ def _load_grown(network: nn.Module, best: Best, growth: GrowthRecord, run: Path)
     from .tracker import Tracker
 
     with tempfile.TemporaryDirectory() as folder:
-        config = DendriteConfig.from_dict(growth["config"])
+        config = _recorded(growth)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the training said which layers do not grow
             tracker = Tracker(network, config, folder, layers=growth["layers"])
@@ -138,6 +138,13 @@ def _load_grown(network: nn.Module, best: Best, growth: GrowthRecord, run: Path)
             raise UserError(_misfit(run, error)) from None
         finally:
             tracker.close()
+
+
+def _recorded(growth: GrowthRecord) -> DendriteConfig:
+    """The settings of a run that grew."""
+    # Runs of November 2026 recorded kind copy beside sets, where it then said nothing.
+    config = growth["config"]
+    return DendriteConfig.from_dict(config | ({"kind": None} if config.get("sets") else {}))
 
 
 def _misfit(run: Path, error: Exception) -> str:
