@@ -5,9 +5,9 @@
 WORK is the ``--work`` folder of ``study run …/dendrites_that_pay.yaml`` with its run folders. Every
 trained network there is exported in memory and segments the validation cases of fold 0 by windows
 of the training size and in one pass over the padded volume. Prints a Markdown table, mean over
-seeds: parameters, operations and CPU time of a patch, Dice by windows and whole. With ``--out`` also
-``where_it_pays.png`` (three panels of cost) and ``border.png`` (a slice with the outline before and
-after an apical dendrite, in the case whose gain is the median).
+seeds: parameters, operations and CPU time of a patch, Dice by windows and whole. With ``--out``
+also ``where_it_pays.png`` (three panels of cost) and ``border.png`` (a slice with the outline
+before and after an apical dendrite, in the case whose gain is the median).
 """
 
 from __future__ import annotations
