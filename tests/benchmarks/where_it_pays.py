@@ -31,10 +31,12 @@ from monai.bundle import ConfigParser
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
+from perforated_monai import build_network
 from perforated_monai.growth.trained import load_trained, make_spec
 from perforated_monai.networks.cost import count_flops, time_patches
 from perforated_monai.networks.surgery import count_parameters
 from perforated_monai.study.figures import STYLES
+from perforated_monai.training.run_folder import RunFolder
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "hippocampus_mri_dendritic"
 PATCH = (32, 48, 32)
@@ -74,7 +76,7 @@ def main() -> None:
         if not (run / "checkpoints" / "best.pt").is_file() or not (run / "test.json").is_file():
             continue
         name, seed = run.name.split("-")[1], int(run.name.rpartition("seed")[2])
-        network = make_spec(load_trained(run))[1].eval()
+        network = load(run)
         arm = arms.setdefault(name, Arm(network, {}, {}))
         arm.windows[seed] = [dice(predict(network, i), t) for i, t in cases]
         arm.whole[seed] = [dice(predict_whole(network, i), t) for i, t in cases]
@@ -93,6 +95,17 @@ def main() -> None:
     if arguments.out is not None:
         draw_costs(arms, arguments.out / "where_it_pays.png")
         draw_border(arms, cases, arguments.work, arguments.network, arguments.out / "border.png")
+
+
+def load(run: Path) -> nn.Module:
+    """The plain form of a run's best network; arm from_start has it from the first epoch on."""
+    folder = RunFolder(run)
+    definition = folder.provenance().config["base_network_def"]
+    if not definition["_target_"].endswith("build_network"):
+        return make_spec(load_trained(run))[1].eval()
+    network = build_network(definition["spec"])
+    network.load_state_dict(folder.checkpoints.load_best()["network"], strict=True)
+    return network.eval()
 
 
 def read_cases(data: str) -> list[tuple[Tensor, Tensor]]:
@@ -174,7 +187,7 @@ def draw_border(
     masks = []
     for name in ("base_long", "apical"):
         run = work / f"{network}-{name}-fold0-seed{seed}"
-        masks.append(predict(make_spec(load_trained(run))[1].eval(), image)[0].numpy())
+        masks.append(predict(load(run), image)[0].numpy())
     volume, label = image[0].numpy(), true[0].numpy()
     better = (masks[1] == label).astype(int) - (masks[0] == label)
     z = int(better.sum((0, 1)).argmax())
