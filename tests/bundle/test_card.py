@@ -172,7 +172,7 @@ def test_damaged_records_are_one_line_on_the_command_line(
     (bundle / "models" / "network.json").write_text("[]")
     assert main(["card", str(bundle)]) == 1
     said = capsys.readouterr().err
-    assert "network.json must hold a JSON mapping" in said and said.count("\n") == 1
+    assert "network.json must hold a mapping" in said and said.count("\n") == 1
 
 
 def test_intervals_are_students() -> None:

@@ -200,7 +200,7 @@ def test_broken_schema_is_refused_by_name(expected, manifest, tmp_path):
 def test_case_listed_twice_is_refused(manifest, tmp_path):
     path = tmp_path / "manifest.json"
     path.write_text(path.read_text().replace('"case_01"', '"case_00"'))
-    with pytest.raises(UserError, match="'case_00' stands twice"):
+    with pytest.raises(UserError, match="the key 'case_00' twice"):
         load_manifest(path)
 
 

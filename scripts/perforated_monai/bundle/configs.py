@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from monai.bundle import ConfigParser
 
-from ..errors import UserError
 from ..files import write_text
+from ..reading import from_yaml, read_mapping, read_or_refuse
 from .ids import has
 
 SUFFIXES = (".json", ".yaml", ".yml")
@@ -29,11 +29,7 @@ def read_config(file: Path) -> dict[str, Any]:
     Raises:
         UserError: for a file that cannot be read or holds no mapping.
     """
-    config = load_config(file)
-    if not isinstance(config, dict):
-        msg = f"{file} must hold a mapping; got {type(config).__name__}. Correct it."
-        raise UserError(msg)
-    return config
+    return read_mapping(file)
 
 
 def load_config(file: Path) -> Any:
@@ -42,12 +38,18 @@ def load_config(file: Path) -> Any:
     Raises:
         UserError: for a file that cannot be read.
     """
-    try:
-        return ConfigParser.load_config_file(file)
-    except Exception as error:  # JSON, YAML, encoding and duplicate keys raise by their own kinds
-        reason = " ".join(str(error).split())[:200]
-        msg = f"{file} cannot be read ({type(error).__name__}: {reason}). Correct it."
-        raise UserError(msg) from None
+    return read_or_refuse(file)
+
+
+def load_configs(files: Sequence[str | Path]) -> dict[str, Any]:
+    """Several config files merged as MONAI merges them, each read within limits first.
+
+    Raises:
+        UserError: for a file that cannot be read or holds no mapping.
+    """
+    for file in files:
+        read_mapping(file)
+    return ConfigParser.load_config_files([str(file) for file in files])
 
 
 def replace_in_config(file: Path, values: dict[str, Any]) -> None:
@@ -58,12 +60,14 @@ def replace_in_config(file: Path, values: dict[str, Any]) -> None:
     if file.suffix == ".json":
         write_text(file, json.dumps(config, indent=4, ensure_ascii=False) + "\n")
         return
+    import yaml  # what reads JSON needs it not
+
     text = file.read_text(encoding="utf-8")
     for identifier, value in values.items():
         text = _with_block(text, identifier, value)
     try:
-        same = yaml.safe_load(text) == config
-    except yaml.YAMLError:
+        same = from_yaml(text) == config
+    except ValueError:
         same = False
     write_text(file, text if same else yaml.safe_dump(config, sort_keys=False))
 
@@ -85,6 +89,8 @@ def _put(config: Any, identifier: str, value: Any) -> None:
 
 def _with_block(text: str, key: str, value: Any) -> str:
     """YAML text with the block of a top-level key replaced, or added at the end."""
+    import yaml
+
     block = yaml.safe_dump({key: value}, sort_keys=False)
     text = text.rstrip() + "\n"
     line = rf"^['\"]?{re.escape(key)}['\"]?\s*:.*\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import hash_of
+from ..reading import read
 
 NAMES = ("large_files.yml", "large_files.yaml", "large_files.json")
 HASHES = ("md5", "sha1", "sha256", "sha512")  # what MONAI's download checks
@@ -47,13 +47,9 @@ def read_large_files(root: Path) -> list[LargeFile]:
     if file is None:
         return []
     try:
-        if file.stat().st_size > MOST_BYTES:
-            msg = f"more than {MOST_BYTES} bytes"
-            raise ValueError(msg)
-        text = file.read_text(encoding="utf-8")
-        entries = (json.loads(text) if file.suffix == ".json" else _yaml(text))["large_files"]
+        entries = read(file, MOST_BYTES)["large_files"]
         return [_entry(entry) for entry in entries]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         msg = f"{file} must list path, url, hash_val and hash_type; got {reason}. Correct it."
         raise UserError(msg) from None
@@ -65,15 +61,6 @@ def large_files_text(entries: Iterable[LargeFile]) -> str:
 
     records = [asdict(entry) for entry in sorted(entries, key=lambda entry: entry.path)]
     return yaml.safe_dump({"large_files": records}, sort_keys=False)
-
-
-def _yaml(text: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from None
 
 
 def _entry(entry: dict[str, Any]) -> LargeFile:

@@ -13,6 +13,7 @@ from typing import Any
 from monai.bundle import ComponentLocator, ConfigParser
 
 from ..errors import UserError, is_bundle_run
+from .configs import load_configs
 from .ids import has, value_of
 from .last_line import say_cause_last
 from .streams import forgive
@@ -51,7 +52,7 @@ def check_overrides(arguments: list[str]) -> None:
     files = options.pop("config_file", None)
     if files is None:
         return
-    config = ConfigParser(ConfigParser.load_config_files(_file_list(files)))
+    config = ConfigParser(load_configs(_file_list(files)))
     from monai.bundle.scripts import run
 
     own = set(inspect.signature(run).parameters)

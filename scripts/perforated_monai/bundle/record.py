@@ -12,6 +12,7 @@ from typing import Any
 from .._version import __version__
 from ..errors import UserError
 from ..files import hash_of, sha256
+from ..reading import read, reason_of
 
 RECORD = "packed.json"
 FORMAT = 1
@@ -56,12 +57,9 @@ def read_record(root: Path) -> Record | None:
     if not file.is_file():
         return None
     try:
-        if file.stat().st_size > MOST_BYTES:
-            msg = f"more than {MOST_BYTES} bytes"
-            raise ValueError(msg)
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        msg = f"{RECORD} must be JSON; got {type(error).__name__}: {error}. Fetch the zip again."
+        data = read(file, MOST_BYTES)
+    except (OSError, ValueError) as error:
+        msg = f"{RECORD} must be JSON; got {reason_of(error)}. Fetch the zip again."
         raise UserError(msg) from None
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         got = data.get("format") if isinstance(data, dict) else type(data).__name__

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 from collections.abc import Iterable
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..reading import read, reason_of
 from .schema import FOLDS, SCHEMA_VERSION, Layout, broken
 
 PARTS = ("train", "validation", "test", "all")
@@ -112,9 +112,9 @@ def load_manifest(source: str | Path) -> Manifest:
     """
     path = _locate(str(source))
     try:
-        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicate_keys)
-    except (OSError, ValueError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        msg = f"manifest {path} cannot be read: {error}. Correct the file or name another one."
+        data = read(path)
+    except (OSError, ValueError) as error:
+        msg = f"manifest {path} cannot be read: {reason_of(error)}. Correct it or name another one."
         raise UserError(msg) from error
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:
@@ -150,17 +150,6 @@ def _locate(source: str) -> Path:
         msg = f"manifest {source} does not exist. {cure}."
         raise UserError(msg)
     return path
-
-
-def _no_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse equal keys, such as a case listed twice: JSON would keep only the last one."""
-    data = dict(pairs)
-    if len(data) < len(pairs):
-        keys = sorted(key for key, _ in pairs)
-        twice = next(key for key, following in itertools.pairwise(keys) if key == following)
-        msg = f"key {twice!r} stands twice"
-        raise ValueError(msg)
-    return data
 
 
 def _from_dict(data: dict[str, Any]) -> Manifest:

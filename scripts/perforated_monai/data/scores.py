@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from scipy.stats import t as student
 
 from ..errors import UserError
 from ..files import csv_text, from_csv_text, hash_of
+from ..reading import read
 
 TABLE, ABOUT = "cases.csv", "cases.json"
 MEAN = "mean"
@@ -161,7 +161,7 @@ def read_scores(folder: Path) -> Scores | None:
     if not table.exists() and not about.exists():
         return None
     try:
-        facts = json.loads(about.read_text(encoding="utf-8"))
+        facts = read(about)
         same = facts["table_sha256"] == hash_of(table)
     except (OSError, ValueError, KeyError, TypeError) as error:
         msg = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
+from ..reading import read, reason_of
 from .layout import case_ids, dataset_root, suffix_of, volumes
 from .manifest import Checksums, Manifest, load_manifest, refuse
 from .patients import Patients
@@ -108,12 +108,13 @@ def describe_folder(root: Path, name: str) -> Manifest:
     """
     path = root / "dataset.json"
     try:
-        data = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        data = read(path) if path.is_file() else {}
         channels = [data["modality"][k] for k in sorted(data.get("modality", {}), key=int)]
         labels = {int(value): str(text) for value, text in data.get("labels", {}).items()}
     except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
         msg = (
-            f"{path} must be JSON with MSD's 'modality' and 'labels' (number -> name): {error}. "
+            f"{path} must be JSON with MSD's 'modality' and 'labels' (number -> name): "
+            f"{reason_of(error)}. "
             "Correct or remove it."
         )
         raise UserError(msg) from error

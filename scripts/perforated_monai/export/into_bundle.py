@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from ..inference.patches import load_patches
 from ..networks import agreement
 from ..networks.build import build_network
 from ..networks.weights import load_weights
+from ..reading import read, read_mapping
 from .parity import Reference, prove, source_of, write_proof
 from .plain_network import SPEC, PlainNetwork, compare_with_trained
 
@@ -140,14 +140,14 @@ def _read_configs(bundle: Path) -> dict[str, Any]:
         if not path.is_file():
             msg = f"{bundle} is no bundle to export into: {path} is missing."
             raise UserError(msg)
-        configs[name] = json.loads(path.read_text())
+        configs[name] = read_mapping(path)
     return configs
 
 
 def _read_record(bundle: Path) -> dict[str, Any]:
     path = bundle / "models" / "network.json"
     try:
-        record = json.loads(path.read_text())
+        record = read(path)
         missing = [key for key in (*SPEC, *_PROOF) if key not in record]
     except (OSError, ValueError, TypeError) as error:
         msg = f"{path} cannot be read ({type(error).__name__}). Export a training run first."

@@ -54,6 +54,9 @@ def expect_spec(spec: Mapping[str, Any]) -> None:
     Raises:
         UserError: naming the key and the value.
     """
+    if not isinstance(spec, Mapping):
+        msg = f"Network spec must be a mapping of keys; got {type(spec).__name__}. Correct it."
+        raise UserError(msg)
     if spec.get("format") != FORMAT:
         msg = (
             f"Network spec format must be {FORMAT}; got {spec.get('format')!r}. "

@@ -10,6 +10,7 @@ import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
+from ..bundle.configs import load_configs
 from ..errors import UserError
 from ..networks.build import base_spec, build_network
 from ..networks.cost import count_flops
@@ -83,7 +84,7 @@ def deeper_network(definition: dict[str, Any], target: int) -> dict[str, Any]:
 
 def resolved_definition(files: list[str], settings: dict[str, Any]) -> dict[str, Any]:
     """``base_network_def`` of merged configuration files, references resolved."""
-    parser = ConfigParser(ConfigParser.load_config_files(files))
+    parser = ConfigParser(load_configs(files))
     parser.update(settings)
     return network_definition(parser.get(), "base_network_def")
 

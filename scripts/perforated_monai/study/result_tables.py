@@ -18,6 +18,7 @@ from typing import Any
 from ..data.scores import TABLE, CaseRow, case_table, read_cases
 from ..errors import UserError
 from ..files import csv_text, from_csv_text, sha256, write_json, write_text
+from ..reading import read
 from .study_file import FORMAT, Study
 from .sweep_space import NAMES
 from .trial import Trial
@@ -57,7 +58,7 @@ def read_tables(results: Path) -> Tables:
     file = results / STUDY
     tables = Tables()
     try:
-        about = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        about = read(file) if file.exists() else {}
         hashes = about.get("tables", {})
         texts = {name: (results / name).read_text(encoding="utf-8") for name in hashes}
         changed = [name for name, text in texts.items() if sha256(text.encode()) != hashes[name]]

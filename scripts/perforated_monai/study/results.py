@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ..data.scores import CaseRow
 from ..errors import UserError
 from ..files import write_json, write_text
+from ..reading import read
 from . import trial_folder
 from .result_tables import STUDY, flat, mark_of, read_tables
 from .study_file import FORMAT, Study
@@ -105,7 +105,7 @@ def check(study: Study, results: Path) -> None:
     """Refuse a results folder of another study, or of another version of this one."""
     file = results / STUDY
     try:
-        mark = json.loads(file.read_text())
+        mark = read(file)
     except (OSError, ValueError) as error:
         msg = f"{file} cannot be read ({type(error).__name__}). Run the study first."
         raise UserError(msg) from None

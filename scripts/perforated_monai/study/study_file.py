@@ -13,13 +13,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
 from monai.bundle import ConfigParser
 
+from ..bundle.configs import load_configs
 from ..bundle.overrides import is_known_key
 from ..data.schema import FOLDS
 from ..dendrites.config import DendriteConfig
 from ..errors import UserError
+from ..reading import from_yaml, read_text, reason_of
 from .arms import ARMS, DEPENDENT, networks_of, variant_config
 from .sweep_space import check_sweep
 
@@ -105,12 +106,12 @@ def load_study(file: str | Path) -> Study:
     """
     path = Path(file)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = from_yaml(read_text(path))
     except OSError as error:
         msg = f"study file {path} cannot be read ({error.strerror}). Give bundles/*/studies/*.yaml."
         raise UserError(msg) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        msg = f"study file {path} is no YAML: {' '.join(str(error).split())[:200]}. Correct it."
+    except ValueError as error:
+        msg = f"study file {path} is no YAML: {reason_of(error)}. Correct it."
         raise UserError(msg) from None
     if not isinstance(data, dict):
         msg = f"study file {path} must be a mapping of keys; got {type(data).__name__}."
@@ -214,7 +215,7 @@ def _check_pairs(study: Study) -> None:
 def _check_settings(study: Study, root: Path) -> None:
     owned = ("seed", "fold", "test_fold", "epochs", "output_dir", "dataset_dir", "bundle_root")
     files = [str(root / "configs" / "train.json")]
-    config = dict(ConfigParser(ConfigParser.load_config_files(files)).get())
+    config = dict(ConfigParser(load_configs(files)).get())
     for key in [*study.settings, *study.plain_settings]:
         name = str(key).replace("#", "::")
         if name in owned:
@@ -227,7 +228,7 @@ def _check_settings(study: Study, root: Path) -> None:
                 f"Did you mean: {', '.join(close)}?"
             )
             raise UserError(msg)
-    parser = ConfigParser(ConfigParser.load_config_files(files))
+    parser = ConfigParser(load_configs(files))
     parser.update({str(key): value for key, value in study.settings.items()})
     distances = [name for name in ("hd95", "nsd") if name in study.metrics]
     for pixdim in _spacings(parser.get()):

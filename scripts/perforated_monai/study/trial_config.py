@@ -9,9 +9,11 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from ..bundle.configs import load_configs
 from ..data.schema import FOLDS
 from ..errors import UserError
 from ..networks.build import build_network
+from ..reading import read, read_mapping
 from .arms import (
     PLAIN,
     SIZED,
@@ -106,7 +108,7 @@ def command(study: Study, trial: Trial, places: Places, file: Path) -> list[str]
     if places.manifest is not None:
         words += ["--manifest", str(places.manifest)]
     # Trials of a study read the same cases, and those of a seed and fold the same crops.
-    known = json.loads(files[0].read_text(encoding="utf-8"))
+    known = read_mapping(files[0])
     for key, folder in (("cache_dir", places.cases), ("crops_dir", places.crops)):
         if key in known and key not in study.settings:
             words += [f"--{key}", str(folder)]
@@ -162,7 +164,7 @@ def _chosen_before(places: Places, trial: Trial) -> list[int] | None:
 
 def _patch_of(files: list[str], settings: dict[str, Any]) -> list[int]:
     """``roi_size`` of merged configuration files."""
-    parser = ConfigParser(ConfigParser.load_config_files(files))
+    parser = ConfigParser(load_configs(files))
     parser.update(settings)
     return [int(v) for v in parser.get_parsed_content("roi_size")]
 
@@ -230,7 +232,7 @@ def _test(bundle_root: Path, metrics: list[str]) -> dict[str, Any]:
 def _validation(bundle_root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Data set and data loader of validation, from the bundle's train.json."""
     file = bundle_root / "configs" / "train.json"
-    validate = json.loads(file.read_text(encoding="utf-8"))["validate"]
+    validate = read_mapping(file)["validate"]
     return dict(validate["dataset"]), dict(validate["dataloader"])
 
 
@@ -238,7 +240,7 @@ def _classes(bundle_root: Path) -> tuple[list[str], bool]:
     """Class names, and whether channel 0 is a class, from the bundle's evaluate.json."""
     file = bundle_root / "configs" / "evaluate.json"
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = read(file)
         handlers = config["validate::handlers"]
         classes = next(h["classes"] for h in handlers if "classes" in h)
         metrics = config["validate::additional_metrics"].values()

@@ -13,6 +13,7 @@ from typing import Any
 from .._version import __version__
 from ..errors import UserError
 from ..files import sha256, write_json
+from ..reading import from_json, read
 from .trained_on import TrainedOn, is_record
 
 # Settings that change how fast a run goes or where it is logged, never what comes out of it.
@@ -70,7 +71,7 @@ class Provenance:
             UserError: for a file that is missing or damaged.
         """
         try:
-            stored = json.loads(file.read_text(encoding="utf-8"))
+            stored = read(file)
             config, versions = stored["config"], stored["versions"]
             generator, data = stored.get("generator"), stored.get("data")
             if (
@@ -166,7 +167,7 @@ def _manifest(config: dict[str, Any]) -> bytes | None:
 
 def _generator(manifest: bytes) -> dict[str, Any] | None:
     try:
-        content = json.loads(manifest)
+        content = from_json(manifest)
     except ValueError:
         return None
     generator = content.get("generator") if isinstance(content, dict) else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from ...data.manifest import Manifest, load_manifest
 from ...data.scores import Scores, read_scores
 from ...errors import UserError
 from ...files import hash_of
+from ...reading import read_mapping
 
 
 @dataclass(frozen=True)
@@ -77,17 +77,7 @@ def read_facts(bundle: Path) -> Facts:
 
 def _json(file: Path) -> dict[str, Any]:
     """Content of a JSON file; empty where there is none."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        msg = f"{file} cannot be read ({type(error).__name__}: {error}). Restore it."
-        raise UserError(msg) from None
-    if not isinstance(content, dict):
-        msg = f"{file} must hold a JSON mapping; got {type(content).__name__}. Restore it."
-        raise UserError(msg)
-    return content
+    return read_mapping(file, "Restore it") if file.exists() else {}
 
 
 def _record(bundle: Path) -> dict[str, Any]:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ...errors import UserError
+from ...reading import ENDINGS, read, reason_of
 from .meta_network import NetworkOrReason, build
 
 WORKFLOWS = {"train": "train", "inference": "infer"}  # file name -> MONAI's workflow type
-ENDINGS = (".json", ".yaml", ".yml")
 
 
 @dataclass
@@ -87,17 +84,13 @@ def read_bundle(folder: str | Path) -> BundleFiles:
             name = path.relative_to(root).as_posix()
             try:
                 bundle.configs[name] = _parse(path)
-            except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-                bundle.broken[name] = _reason(error)
+            except (OSError, ValueError) as error:
+                bundle.broken[name] = reason_of(error)
     return bundle
 
 
 def _parse(path: Path) -> dict[str, Any]:
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".json":
-        data = json.loads(text, object_pairs_hook=no_key_twice)
-    else:
-        data = yaml.safe_load(text)
+    data = read(path)
     if not isinstance(data, dict):
         msg = f"{type(data).__name__} at the top, not a mapping"
         raise ValueError(msg)
@@ -108,19 +101,3 @@ def _is_datalist(content: dict[str, Any]) -> bool:
     """Cases as MSD and the zoo list them: `{"training": [{"image": ...}]}`."""
     lists = [cases for cases in content.values() if isinstance(cases, list)]
     return any(isinstance(case, dict) and "image" in case for cases in lists for case in cases)
-
-
-def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    mapping: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in mapping:
-            msg = f"the key {key!r} twice in one mapping"
-            raise ValueError(msg)
-        mapping[key] = value
-    return mapping
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"line {error.problem_mark.line + 1}: {error.problem}"
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from typing import Any
 
 from ...errors import UserError
 from ...files import sha256
+from ...reading import read, reason_of
 from ...rules import NOTE, Broken, rule
 from .files import WORKFLOWS, BundleFiles
 from .meta_network import on_meta
@@ -49,9 +49,11 @@ def model_hash(bundle: BundleFiles) -> Iterator[Broken]:
     if not record.is_file() or not model.is_file():
         return
     try:
-        data = json.loads(record.read_text(encoding="utf-8"))
-    except ValueError as error:
-        yield Broken(f"JSON that cannot be read ({error})", "Export again", "models/network.json")
+        data = read(record)
+    except (OSError, ValueError) as error:
+        yield Broken(
+            f"JSON that cannot be read ({reason_of(error)})", "Export again", "models/network.json"
+        )
         return
     known = data.get("model_sha256") if isinstance(data, dict) else None
     if known and (digest := sha256(model.read_bytes())) != known:

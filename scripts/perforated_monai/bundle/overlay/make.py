@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-from monai.bundle import ConfigParser
-
 from ...errors import UserError
 from ...networks.build import base_spec
 from ...networks.definition import literal_definition
+from ...reading import from_yaml
+from ..configs import read_config
 from ..ids import merged, value_of
 from .parts import Given, Parts, find_parts
 from .plan import Plan, plan_growth
@@ -130,7 +129,7 @@ def _plan(config: TrainConfig, parts: Parts, choices: Choices) -> Plan:
 
 def _verify(text: str, config: TrainConfig, parts: Parts) -> None:
     """The overlay reads as YAML, and on top of the config it puts the handlers where they act."""
-    together = merged(ConfigParser.load_config_file(config.file), yaml.safe_load(text))
+    together = merged(read_config(config.file), from_yaml(text))
     handlers = value_of(together, parts.handlers or "dendrite_handlers", [])
     names = [handler.get("_target_") for handler in handlers[-2:]]
     if names != ["perforated_monai.RunHandler", "perforated_monai.DendriteHandler"]:

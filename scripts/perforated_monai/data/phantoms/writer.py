@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import numpy as np
 
 from ...errors import UserError
 from ...files import cure_of, write_json
+from ...reading import read
 from .ct import ct_phantom
 from .drawing import Shape, Slabs
 from .hippocampus import hippocampus_phantom
@@ -164,8 +164,8 @@ def _holds(out: Path, description: dict[str, Any]) -> bool:
     index = out / "dataset.json"
     same = False
     if index.is_file():
-        with contextlib.suppress(ValueError):
-            same = json.loads(index.read_text(encoding="utf-8")) == description
+        with contextlib.suppress(OSError, ValueError):
+            same = read(index) == description
     if same and all((out / f).is_file() for pair in _files(description) for f in pair):
         return True
     msg = (

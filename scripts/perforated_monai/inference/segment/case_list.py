@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ...errors import UserError
+from ...reading import from_json
 from .found import NIFTI, Case, file_case, irregular, series_files, shown
 
 LISTS = (".csv", ".json")
@@ -146,8 +146,8 @@ def _plain(name: str) -> str:
 
 def _json(path: Path, text: str) -> Iterator[Listed]:
     try:
-        data = json.loads(text, object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:
+        data = from_json(text)
+    except ValueError as error:
         msg = f"{path.name} must be a JSON list of cases: {error}."
         raise UserError(msg) from error
     for entry in data if isinstance(data, list) else [None]:
@@ -166,15 +166,6 @@ def _json(path: Path, text: str) -> Iterator[Listed]:
             msg = f"{path.name} has a row without a file. Name one file a channel."
             raise UserError(msg)
         yield Listed(str(name), files, [f"channel {k + 1}" for k in range(len(files))])
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of two values of one key, json takes the last without a word."""
-    names = [name for name, _ in pairs]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        msg = f"the key {twice!r} stands twice in one entry"
-        raise ValueError(msg)
-    return dict(pairs)
 
 
 # -- both --------------------------------------------------------------------------------------

@@ -16,11 +16,12 @@ from monai.transforms import Activationsd, AsDiscreted, Compose, Invertd
 from monai.utils import ensure_tuple_rep
 from torch import nn
 
-from ...bundle.configs import find_config, read_config
+from ...bundle.configs import find_config
 from ...errors import UserError
 from ...files import sha256
 from ...networks.agreement import exclusive_labels
 from ...networks.weights import load_weights
+from ...reading import read, reason_of
 from .bundle_code import bundle_code
 from .window import Windows
 
@@ -185,14 +186,16 @@ def load_bundle(folder: str | Path, overlap: float | None = None) -> InferenceBu
 def _read(folder: Path, name: str) -> dict[str, Any]:
     path = folder / "configs" / name
     try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else read_config(path)
+        content = read(path)
     except OSError as error:
         msg = f"{folder} is no bundle: configs/{name} cannot be read ({error.strerror}). Name one."
         raise UserError(msg) from None
     except ValueError as error:
-        msg = f"{path} is not JSON: {error}. Restore it."
+        msg = f"{path} cannot be read: {reason_of(error)}. Restore it."
         raise UserError(msg) from None
+    if not isinstance(content, dict):
+        msg = f"{path} must hold a mapping of keys; got {type(content).__name__}. Restore it."
+        raise UserError(msg)
     for key in ("preprocessing", "postprocessing", "inferer", "network_def"):
         if name != "metadata.json" and not content.get(key):
             msg = f"{path} must have {key}. Take the file from the bundle's source, or export it."

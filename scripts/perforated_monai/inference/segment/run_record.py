@@ -6,7 +6,6 @@ and never for anonymous cases: further away the way there would name folders of 
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -21,6 +20,7 @@ import torch
 from ..._version import __version__
 from ...errors import UserError
 from ...files import write_json
+from ...reading import read
 from .segmenter import Segmenter
 from .states import Options
 from .volumes import TrainingVolumes, read_volumes
@@ -116,7 +116,7 @@ def read_record(folder: Path) -> RunRecord:
             msg += ", or segment again with --resume, which writes it and keeps the masks"
         raise UserError(f"{msg}.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read(path)
         if content["format"] != _FORMAT:
             msg = f"{path} must have format {_FORMAT}; it has {content['format']!r}. Update."
             raise UserError(msg)

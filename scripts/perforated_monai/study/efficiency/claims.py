@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ...data.scores import interval
 from ...errors import UserError
+from ...reading import from_yaml, read_text, reason_of
 from ..comparisons import Comparisons
 from ..results import StudyResults
 from ..study_file import load_study
@@ -57,9 +56,9 @@ def read_claims(file: str | Path) -> list[Claim]:
     """
     path = Path(file)
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        msg = f"{path} must be a YAML list of claims; reading it gives {type(error).__name__}."
+        entries = from_yaml(read_text(path))
+    except (OSError, ValueError) as error:
+        msg = f"{path} must be a YAML list of claims; got {reason_of(error)}. Correct it."
         raise UserError(msg) from None
     if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
         msg = f"{path} must be a YAML list of mappings; got {type(entries).__name__}."

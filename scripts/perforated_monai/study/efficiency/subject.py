@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from ...errors import UserError
 from ...files import hash_of
 from ...networks.build import build_network
 from ...networks.weights import load_weights
+from ...reading import read
 from ...training.run_folder import RunFolder
 
 
@@ -84,8 +84,8 @@ def read_subject(text: str) -> Subject:
 
 def _bundle(name: str, bundle: Path) -> Subject:
     try:
-        spec = json.loads((bundle / "models" / "network.json").read_text(encoding="utf-8"))
-        metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
+        spec = read(bundle / "models" / "network.json")
+        metadata = read(bundle / "configs" / "metadata.json")
         window = metadata["network_data_format"]["inputs"]["image"]["spatial_shape"]
         window = tuple(int(v) for v in window)
     except (OSError, ValueError, KeyError, TypeError) as error:
