@@ -1,4 +1,4 @@
-"""What else can run an exported network: low precision and engines, and the choice among them.
+"""What else can run an exported network: low precision and engines, and which of them is fastest.
 
 Every engine runs on the CPU with as many threads as torch has in the calling thread, and may be
 called from several threads at a time.
@@ -7,11 +7,8 @@ called from several threads at a time.
 from __future__ import annotations
 
 import copy
-import tempfile
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +17,8 @@ from torch import Tensor
 from ..errors import UserError
 from ..networks.agreement import compare, outputs
 from ..networks.cost import Run, time_patches
-from .formats import Source, missing_packages, onnx_session, write_format
+from .formats import Source, missing_packages
+from .onnx_engine import onnx_engine
 from .openvino_engine import openvino_engine
 from .quiet import without_warnings
 
@@ -142,35 +140,10 @@ def _without_gradients(network: Run) -> Run:
     return run
 
 
-def _onnxruntime(source: Source) -> Run:
-    written = source.folder / "models" / "model.onnx"
-    if written.exists():
-        return _sessions(written)
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "models").mkdir()
-        copied = Source(Path(folder), source.network, source.shape, source.fixed_size)
-        return _sessions(write_format("onnx", copied).read_bytes())
-
-
-def _sessions(model: Path | bytes) -> Run:
-    """One session for each number of threads that calls come with; a session has its own pool."""
-    ready: dict[int, Run] = {}
-    lock = threading.Lock()
-
-    def run(x: Tensor) -> Tensor:
-        with lock:
-            threads = torch.get_num_threads()
-            if threads not in ready:
-                ready[threads] = onnx_session(model)
-        return ready[threads](x)
-
-    return run
-
-
 ENGINES: dict[str, Engine] = {
     "torch": Engine([], "export", _torch),
     "torch-bf16": Engine([], "export", _bf16),
-    "onnxruntime": Engine(["onnx", "onnxscript", "onnxruntime"], "export", _onnxruntime),
+    "onnxruntime": Engine(["onnx", "onnxscript", "onnxruntime"], "export", onnx_engine),
     "openvino": Engine(["openvino"], "engines", openvino_engine("f32")),
     "openvino-bf16": Engine(["openvino"], "engines", openvino_engine("bf16")),
 }

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..networks.cost import Run
 from .formats import Source
+from .traced import traced
 
 _MOST_SHAPES = 16  # compiled models that are kept; an inferer may give every volume its own shape
 _TELEMETRY = "openvino_telemetry"
@@ -52,14 +53,8 @@ def without_telemetry() -> Iterator[None]:
 
 
 def _converted(ov: Any, source: Source) -> Any:
-    """From a trace, which took a fifteenth of the time of an exported program with free axes.
-
-    OpenVINO would trace twice to compare; labels are compared with torch's before use anyway.
-    """
-    example = source.example()
-    with torch.no_grad():
-        traced = torch.jit.trace(source.network, example, check_trace=False)
-    return ov.convert_model(traced, example_input=example)
+    """From a trace, which took a fifteenth of the time of an exported program with free axes."""
+    return ov.convert_model(traced(source), example_input=source.example())
 
 
 def _compiled(ov: Any, model: Any, precision: str) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gc
 import threading
 import time
@@ -12,13 +13,37 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.segment_bundle import blocks, labels_of, make_rounding_bundle, save, segment
+from helpers.segment_bundle import (
+    blocks,
+    change,
+    labels_of,
+    make_bundle,
+    make_rounding_bundle,
+    save,
+    save_weights,
+    segment,
+)
+from perforated_monai import build_network
 from perforated_monai.commands.main import main
 from perforated_monai.errors import UserError
+from perforated_monai.inference.by_rule import LOADERS, candidates
 from perforated_monai.inference.engines import ENGINES
 from perforated_monai.inference.formats import Source, missing_packages, write_format
-from perforated_monai.inference.segment import Segmenter
+from perforated_monai.inference.segment import Segmenter, predictor
 from perforated_monai.inference.segment.cores import Turns
+
+# The shipped network's kind, tiny.
+MOBILE = {
+    "name": "MobileUNet",
+    "spatial_dims": 3,
+    "in_channels": 1,
+    "out_channels": 3,
+    "channels": [4, 8],
+    "strides": [2],
+    "expansion": 2,
+    "reduction": 2,
+    "blocks": 1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -66,22 +91,87 @@ def test_every_engine_gives_the_masks_of_torch(name, bundle, scans, tmp_path):
     masks_are_right(tmp_path / "out")
 
 
-def test_auto_measures_and_takes_an_engine_that_agrees(bundle, scans, tmp_path, monkeypatch):
+def depthwise_bundle(folder: Path) -> Path:
+    """Of the kind of network that auto takes ONNX Runtime for, where OpenVINO is missing."""
+    make_bundle(folder)
+    spec = {"format": 1, "base": MOBILE, "dendrites": {}}
+    torch.manual_seed(0)
+    save_weights(folder, build_network(spec).state_dict())
+    definition = {"_target_": "perforated_monai.build_network", "spec": spec}
+    change(folder, "inference.json", network_def=definition)
+    return folder
+
+
+def test_auto_takes_the_engine_of_the_rule_and_the_table_names_it(scans, tmp_path, monkeypatch):
+    """Its masks are those of float32 torch on 99.99 % of voxels, and nothing is kept."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    first = Segmenter(bundle, engine="auto", device="cpu")
-    assert segment(scans, tmp_path / "a", first).exit_code == 0
-    chosen = first.settings["engine"]
-    assert chosen in ENGINES and first.reason.startswith(f"{chosen}: ")
-    assert "times as fast as torch" in first.reason and "windows of 3 scans" in first.reason
-    masks_are_right(tmp_path / "a")
-    assert not list(tmp_path.glob("home/**/*perforated*"))  # nothing is kept for the next time
+    bundle = depthwise_bundle(tmp_path / "b")
+    segmenter = Segmenter(bundle, engine="auto", device="cpu")
+    expected = candidates(segmenter.bundle.network, "cpu", one_size=True)[0]
+    assert segmenter.settings["engine"] == ("torch" if expected == "torch" else "auto")
+    for name, made in (("auto", segmenter), ("torch", Segmenter(bundle, device="cpu"))):
+        assert segment(scans, tmp_path / name, made).exit_code == 0
+    with (tmp_path / "auto" / "cases.csv").open(newline="") as table:
+        assert {row["engine"] for row in csv.DictReader(table)} == {expected}
+    masks = [
+        np.concatenate([labels_of(m).ravel() for m in sorted((tmp_path / n).glob("*.nii.gz"))])
+        for n in ("auto", "torch")
+    ]
+    assert len(np.unique(masks[1])) > 1
+    assert (masks[0] == masks[1]).mean() >= 0.9999
+    if expected != "torch":
+        assert segmenter.reason.startswith(f"{expected}: ")
+        assert "equal labels with torch float32 on 8 windows of 3 scans" in segmenter.reason
+    assert not list(tmp_path.glob("home/**/*"))
+
+
+def test_auto_is_torch_where_no_engine_pays(bundle, tmp_path):
+    windowless = depthwise_bundle(tmp_path / "whole")
+    change(windowless, "inference.json", val_roi_size=[0, 0, 0])
+    assert Segmenter(windowless, engine="auto", device="cpu").settings["engine"] == "torch"
+    if missing_packages(["openvino"]):  # no grouped convolution, so no ONNX Runtime either
+        assert Segmenter(bundle, engine="auto", device="cpu").predict is not None
+
+
+@pytest.mark.parametrize("fault", ["refuses", "is wrong"])
+def test_auto_passes_over_what_does_not_take_the_network(fault, scans, tmp_path, monkeypatch):
+    """An engine that fails, or gives other labels, costs nobody the run: the next one is taken."""
+
+    def refuses(source):
+        msg = "no such layer"
+        raise RuntimeError(msg)
+
+    def wrong(source):
+        return lambda x: source.network(x).flip(1)
+
+    monkeypatch.setattr(predictor, "candidates", lambda *given: ["openvino", "torch"])
+    monkeypatch.setitem(LOADERS, "openvino", refuses if fault == "refuses" else wrong)
+    segmenter = Segmenter(depthwise_bundle(tmp_path / "b"), engine="auto", device="cpu")
+    summary = segment(scans, tmp_path / "out", segmenter)
+    assert summary.exit_code == 0
+    assert {row["engine"] for row in summary.rows} == {"torch"}
+    words = {
+        "refuses": "does not take this network (RuntimeError)",
+        "is wrong": "of torch's labels",
+    }
+    assert segmenter.reason.startswith("torch: openvino ") and words[fault] in segmenter.reason
+
+
+def test_auto_never_reads_a_model_that_lies_in_the_bundle(scans, tmp_path):
+    """It may be of other weights: what auto runs is made of the weights it has loaded."""
+    bundle = depthwise_bundle(tmp_path / "b")
+    (bundle / "models" / "model.onnx").write_bytes(b"of another network")
+    segmenter = Segmenter(bundle, engine="auto", device="cpu")
+    assert segment(scans, tmp_path / "out", segmenter).exit_code == 0
+    if not missing_packages(ENGINES["onnxruntime"].packages):
+        assert segmenter.settings["engine"] in ("openvino", "onnxruntime")
 
 
 def test_a_model_of_other_weights_is_refused(bundle, scans, tmp_path, capsys):
     if missing := missing_packages(ENGINES["onnxruntime"].packages):
         pytest.skip(f"engine onnxruntime needs {', '.join(missing)}")
     stale = make_rounding_bundle(tmp_path / "stale")
-    network = Segmenter(stale, device="cpu").bundle.network()
+    network = Segmenter(stale, device="cpu").bundle.network
     with torch.no_grad():
         network.get_parameter("model.2.conv.bias").zero_()
     write_format("onnx", Source(stale, network, (1, 16, 16, 16), False))

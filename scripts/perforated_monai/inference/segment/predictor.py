@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
-from ...networks.agreement import compare, outputs
-from ..engines import ENGINES, fastest, load_engines, missing_for, require_engine
+from ...networks.agreement import LEAST_AGREEMENT, compare, outputs
+from ..by_rule import LOADERS, candidates
+from ..engines import ENGINES, load_engines, require_engine
 from ..formats import FIXED_SIZE, Source
+from ..quiet import without_warnings
 from .infer import Predictor
 from .pipeline import InferenceBundle, default_device
 
@@ -55,7 +57,9 @@ def engine_device(name: str, device: str | torch.device | None) -> torch.device:
 
 def on_device(bundle: InferenceBundle, device: torch.device) -> Predictor:
     """Engine torch; in mixed precision on a GPU where the bundle's evaluator asks for it."""
-    network = bundle.network().to(device)
+    network = bundle.network
+    if device.type != "cpu":
+        network = copy.deepcopy(network).to(device)
 
     def run(windows: Tensor) -> Tensor:
         with (
@@ -67,26 +71,34 @@ def on_device(bundle: InferenceBundle, device: torch.device) -> Predictor:
     return run
 
 
+def needs_no_check(bundle: InferenceBundle, name: str, device: torch.device) -> bool:
+    """Whether an engine is float32 torch itself: by name, or because ``auto`` has no other."""
+    if name != AUTO:
+        return name == "torch"
+    return device.type != "cpu" or not _one_size(bundle) or _candidates(bundle) == ["torch"]
+
+
 def load_engine(
     bundle: InferenceBundle, name: str, device: torch.device, batches: Sequence[Tensor], words: str
 ) -> Loaded:
-    """Load a named engine, or the fastest, and compare it with float32 torch.
+    """Load a named engine, or the one that suits the network, and compare it with float32 torch.
 
     Args:
         bundle: loaded bundle.
-        name: a key of ``ENGINES``, or ``auto``: the fastest with 99.9 % equal labels.
+        name: a key of ``ENGINES``, or ``auto``: the first of ``by_rule.candidates`` that takes the
+            network and gives 99.99 % equal labels.
         device: of ``engine_device``.
         batches: windows ``(B, C, *roi)`` of the first scans.
         words: that say what they are.
 
     Raises:
-        UserError: for an engine that does not take the network or agrees on less than 99 %.
+        UserError: for a named engine that does not take the network or agrees on less than 99 %.
     """
-    if name == "torch":
-        return Loaded(on_device(bundle, device), name, device)
+    if needs_no_check(bundle, name, device):
+        return Loaded(on_device(bundle, device), "torch", device)
     if name != AUTO:
         return _named(bundle, name, list(batches), words)
-    return _fastest(bundle, device, list(batches), words)
+    return _by_rule(bundle, list(batches), words)
 
 
 def mirrored(predict: Predictor, axes: tuple[int, ...]) -> Predictor:
@@ -120,29 +132,33 @@ def _named(bundle: InferenceBundle, name: str, batches: list[Tensor], words: str
     return Loaded(run, name, torch.device("cpu"), reason)
 
 
-def _fastest(
-    bundle: InferenceBundle, device: torch.device, batches: list[Tensor], words: str
-) -> Loaded:
-    source = _source(bundle)
-    torch_run = on_device(bundle, device)
-    runs: dict[str, Predictor] = {"torch": lambda x: torch_run(x.to(device)).float().cpu()}
-    for name in ENGINES:
-        if name != "torch" and _worth_trying(bundle, name, device):
-            with contextlib.suppress(UserError):  # it does not take this network
-                run = _run(source, name)
-                run(batches[0])
-                runs[name] = run
-    name, reason = fastest(runs, batches, bundle.exclusive, words)
-    if name == "torch":
-        return Loaded(torch_run, name, device, reason)
-    return Loaded(runs[name], name, torch.device("cpu"), reason)
+def _by_rule(bundle: InferenceBundle, batches: list[Tensor], words: str) -> Loaded:
+    source, cpu = _source(bundle), torch.device("cpu")
+    expected = outputs(source.network, batches)
+    passed_over = ""
+    for name in candidates(source.network, cpu.type, _one_size(bundle))[:-1]:
+        try:
+            with without_warnings(), torch.no_grad():
+                run = LOADERS[name](source)
+            agreement = compare(expected, outputs(run, batches), bundle.exclusive)
+        except Exception as error:  # every converter has its own family of errors
+            passed_over += f" {name} does not take this network ({type(error).__name__})."
+            continue
+        equal = agreement["label_agreement"]
+        if equal >= LEAST_AGREEMENT:
+            reason = f"{name}: {equal:.3%} equal labels with torch float32 on {words}."
+            return Loaded(run, name, cpu, reason + passed_over)
+        passed_over += f" {name} gave {equal:.3%} of torch's labels on {words}."
+    return Loaded(on_device(bundle, cpu), "torch", cpu, f"torch:{passed_over}")
 
 
-def _worth_trying(bundle: InferenceBundle, name: str, device: torch.device) -> bool:
-    """On a GPU no engine of the CPU; and none that is written for longer than a folder takes."""
-    if missing_for(name) or device.type == "cuda":
-        return False
-    return name != "onnxruntime" or (bundle.folder / "models" / "model.onnx").is_file()
+def _candidates(bundle: InferenceBundle) -> list[str]:
+    return candidates(bundle.network, "cpu", _one_size(bundle))
+
+
+def _one_size(bundle: InferenceBundle) -> bool:
+    windows = bundle.windows()
+    return windows is not None and min(windows.roi_size) > 0
 
 
 def _run(source: Source, name: str) -> Predictor:
@@ -158,7 +174,7 @@ def _run(source: Source, name: str) -> Predictor:
 
 
 def _source(bundle: InferenceBundle) -> Source:
-    network = bundle.network()
+    network = bundle.network
     windows = bundle.windows()
     sizes: Sequence[Any] = windows.roi_size if windows else (0, 0, 0)
     shape = (bundle.channels, *[int(s) if s > 0 else _EXAMPLE for s in sizes])

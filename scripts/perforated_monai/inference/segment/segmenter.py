@@ -23,7 +23,7 @@ from .grid import forget_voxels, restore
 from .infer import Predictor, fit_windows, run_whole, run_windows
 from .limits import activation_bytes, as_text, free_memory, outside_ranges
 from .pipeline import IMAGE, InferenceBundle, Pipeline, load_bundle
-from .predictor import engine_device, load_engine, mirrored, on_device
+from .predictor import engine_device, load_engine, mirrored, needs_no_check, on_device
 from .reduce import Reducer
 from .states import Predicted, Prepared, Segmentation
 from .window import NotStitchableError, Windows
@@ -54,8 +54,9 @@ class Segmenter:
 
     Args:
         bundle: folder of the bundle.
-        engine: what runs the network: a key of ``inference.engines.ENGINES``, or ``auto``. Engines
-            but ``torch`` are loaded with the first volumes, which check them.
+        engine: what runs the network: a key of ``inference.engines.ENGINES``, or ``auto``, the one
+            that suits network and device. Engines but ``torch`` are loaded with the first volumes,
+            which check them.
         device: ``cpu``, ``cuda:0``, ...; the first GPU or the CPU when not given.
         overlap: of the windows; the bundle's own when not given.
         tta: mean of the logits over mirror images, along the bundle's ``mirror_axes``.
@@ -112,7 +113,8 @@ class Segmenter:
         self._fallback: Predictor | None = None
         self._activations = activation_bytes(self.bundle.first_width())
         self._local, self._loading = threading.local(), threading.Lock()
-        if engine == "torch":
+        if needs_no_check(self.bundle, engine, self.device):
+            self.settings["engine"] = "torch"
             self.predict = self._averaged(on_device(self.bundle, self.device))
 
     def __call__(self, array: np.ndarray, affine: np.ndarray) -> Segmentation:
