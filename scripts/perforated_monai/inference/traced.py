@@ -15,8 +15,8 @@ from .formats import Source
 def traced(source: Source) -> Any:
     """The network as a TorchScript function whose weights are constants.
 
-    Of a function, not of the module: TorchScript would compile each of its modules first, which took
-    four times as long. Tracing again to compare is left out: who uses it compares labels anyway.
+    Of a function, not of the module: TorchScript would compile each of its modules first, which
+    took four times as long. It is not traced again to compare: who uses it compares labels anyway.
     """
     network = source.network
 
