@@ -7,6 +7,7 @@ import io
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ def onnx_in_memory(source: Source) -> Run:
 
 def _converted(source: Source, shape: tuple[int, ...]) -> bytes:
     """By the exporter from a trace: a thirtieth of the time of the one from an exported program."""
-    file = io.BytesIO()
+    file: Any = io.BytesIO()  # which that exporter writes to as well
     with without_warnings(), without_gradients(source.network), torch.no_grad():
         torch.onnx.export(
             source.network,
@@ -65,7 +66,7 @@ def _converted(source: Source, shape: tuple[int, ...]) -> bytes:
             input_names=["image"],
             output_names=["pred"],
         )
-    return file.getvalue()
+    return bytes(file.getvalue())
 
 
 def _sessions(model: Path | bytes) -> Run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gc
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -29,7 +30,7 @@ from perforated_monai.errors import UserError
 from perforated_monai.inference.by_rule import LOADERS, candidates
 from perforated_monai.inference.engines import ENGINES
 from perforated_monai.inference.formats import Source, missing_packages, write_format
-from perforated_monai.inference.segment import Segmenter, predictor
+from perforated_monai.inference.segment import Segmenter, opened, predictor
 from perforated_monai.inference.segment.cores import Turns
 
 # The shipped network's kind, tiny.
@@ -165,6 +166,33 @@ def test_auto_never_reads_a_model_that_lies_in_the_bundle(scans, tmp_path):
     assert segment(scans, tmp_path / "out", segmenter).exit_code == 0
     if not missing_packages(ENGINES["onnxruntime"].packages):
         assert segmenter.settings["engine"] in ("openvino", "onnxruntime")
+
+
+def test_the_scans_that_an_engine_was_checked_on_are_read_once(
+    bundle, scans, tmp_path, monkeypatch
+):
+    """Unless a file was changed in between: then it is read again."""
+    reading, read = opened.read_nifti, []
+    folder = tmp_path / "in"
+    shutil.copytree(scans, folder)
+
+    def counted(files, *rest):
+        read.append(files[0].name)
+        return reading(files, *rest)
+
+    load = Segmenter.load
+
+    def changing(self, first):
+        load(self, first)
+        save(folder / "1.nii.gz", blocks((24, 20, 18), seed=7))
+
+    monkeypatch.setattr(opened, "read_nifti", counted)
+    monkeypatch.setattr(Segmenter, "load", changing)
+    summary = segment(folder, tmp_path / "out", Segmenter(bundle, engine="torch-bf16"))
+    assert summary.exit_code == 0
+    assert sorted(read) == ["0.nii.gz", "1.nii.gz", "1.nii.gz", "2.nii.gz"]
+    found = labels_of(tmp_path / "out" / "1_seg.nii.gz")
+    assert np.array_equal(found, np.round(blocks((24, 20, 18), seed=7)))
 
 
 def test_a_model_of_other_weights_is_refused(bundle, scans, tmp_path, capsys):

@@ -11,7 +11,7 @@ import pytest
 
 from helpers.segment_bundle import blocks, labels_of, make_rounding_bundle, reasons, save, segment
 from perforated_monai.data.check import check_volume
-from perforated_monai.inference.segment import case, preview
+from perforated_monai.inference.segment import opened, preview
 
 
 def edited(path: Path, offset: int, layout: str, *values: float) -> None:
@@ -100,7 +100,6 @@ def test_what_is_odd_but_usable_is_noted_in_the_row_and_on_the_preview(
         return write_preview(*a)
 
     monkeypatch.setattr(preview, "write_preview", draw)
-    assert case.CaseRun is not None
     summary = segment(scans, tmp_path / "out", segmenter, preview=True)
     assert summary.exit_code == 0
     notes = {row["case"]: "; ".join(row["notes"]) for row in summary.rows}
@@ -133,14 +132,14 @@ def test_check_and_segment_share_their_rules(kind, tmp_path):
 
 def test_a_scan_that_is_still_being_copied_is_refused(segmenter, tmp_path, monkeypatch):
     path = save(tmp_path / "in" / "a.nii", blocks())
-    reading = case.read_scan
+    reading = opened.read_scan
 
     def replaced(*arguments):
         scan = reading(*arguments)
         save(path, blocks((9, 8, 7)))
         return scan
 
-    monkeypatch.setattr(case, "read_scan", replaced)
+    monkeypatch.setattr(opened, "read_scan", replaced)
     summary = segment(tmp_path / "in", tmp_path / "out", segmenter)
     assert summary.exit_code == 1 and "changed while they were read" in summary.rows[0]["reason"]
     assert not list((tmp_path / "out").glob("*.nii.gz"))

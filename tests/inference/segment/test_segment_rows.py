@@ -13,7 +13,7 @@ import pytest
 from helpers.segment_bundle import blocks, change, labels_of, read, reasons, save, segment
 from perforated_monai.commands.main import main
 from perforated_monai.errors import UserError
-from perforated_monai.inference.segment import Segmenter, case, folder
+from perforated_monai.inference.segment import Segmenter, folder, opened
 
 
 def table_of(output: Path) -> list[dict[str, str]]:
@@ -27,13 +27,13 @@ def test_a_library_that_changes_the_working_folder_costs_no_mask(
     """ITK does while it loads; paths were relative, and 4 of 4 mixed runs lost masks at exit 0."""
     (tmp_path / "elsewhere").mkdir()
     shutil.copytree(bundle, tmp_path / "b")
-    reading = case.read_scan
+    reading = opened.read_scan
 
     def wandering(*arguments):
         os.chdir(tmp_path / "elsewhere")
         return reading(*arguments)
 
-    monkeypatch.setattr(case, "read_scan", wandering)
+    monkeypatch.setattr(opened, "read_scan", wandering)
     monkeypatch.chdir(tmp_path)
     (scans / "bad.nii").write_bytes(b"no")
     assert main(["segment", "in", "out", "--bundle", "b", "--device", "cpu", "--preview"]) == 3

@@ -15,21 +15,20 @@ import nibabel as nib
 
 from ...errors import UserError
 from ...files import hash_of, sha256
-from ..scan import Scan, as_scan
 from .cases import Case, shown
 from .cores import Turns
 from .earlier import OUTDATED, set_aside
 from .found import printable
 from .header import Header
 from .mask import write_mask
-from .read import hash_files, read_headers, read_nifti
+from .opened import Read, check_headers, read_case, read_scan, stamps_of
+from .read import hash_files
 from .segmenter import Segmenter
 from .states import Options, Predicted, Segmentation
 from .table import DONE, FAILED, Row, measure_structures
 
 # Volumes above this are read, segmented and written alone: two would not fit a laptop.
 LARGE = 20_000_000  # voxels
-LARGEST_SLICE = 2**30  # bytes
 _PROBABILITY_SCALE = 1 / 65535
 
 
@@ -69,6 +68,7 @@ class CaseRun:
         turns: for the network.
         source: what was asked for, as a row says it: ``Run.source``.
         aside: masks of earlier rows that were moved aside when the run began.
+        first: cases that were read before, by name; each is taken out when its turn comes.
     """
 
     def __init__(
@@ -80,10 +80,11 @@ class CaseRun:
         turns: Turns,
         source: str = "",
         aside: Collection[Path] = (),
+        first: dict[str, Read] | None = None,
     ) -> None:
         self.segmenter, self.bundle = segmenter, segmenter.bundle
         self.output, self.options, self.earlier, self.turns = output, options, earlier, turns
-        self.source, self.aside = source, aside
+        self.source, self.aside, self.first = source, aside, first or {}
         self.settings = segmenter.settings_hash(options.series)
         self._one_large = threading.Lock()
 
@@ -113,19 +114,20 @@ class CaseRun:
 
     def _run(self, work: _Work) -> Row | None:
         """None: nothing changed since an earlier run."""
+        read = self.first.pop(work.case.name, None)
         with work.timed("read"):
-            before = _stamps(work.case)
+            before = stamps_of(work.case)
             work.checksum = hash_files(work.case.files, self.options.anonymous)
             if self._unchanged(work.case, work.checksum):
                 return None
-            scan, work.series = read_scan(work.case, self.segmenter, self.options, work.headers)
-            if _stamps(work.case) != before:
+            if read is None or read.stamps != before:
+                read = read_case(work.case, self.segmenter, self.options, work.headers)
+            if not read.stamps == before == stamps_of(work.case):
                 msg = "its files changed while they were read. Wait until they are complete."
                 raise UserError(msg)
-            work.nifti = scan.nifti
-            prepared = self.segmenter.prepare(scan)
+            work.nifti, work.series, prepared = read.nifti, read.series, read.prepared
             work.notes = list(prepared.notes)
-            del scan
+        del read
         with self.turns.turn(work.large), work.timed("network"):
             predicted = self.segmenter.infer(prepared)
         del prepared
@@ -267,66 +269,6 @@ def _is_extra_as_written(path: Path, row: Row) -> bool:
 def _kind(path: Path) -> str:
     """What a file beside a mask is, such as `preview.png`, without the name of its case."""
     return path.name.rpartition("_")[2]
-
-
-def check_headers(case: Case, segmenter: Segmenter, options: Options) -> list[Header]:
-    """Headers of a case's NIfTI files; of a DICOM series none.
-
-    Raises:
-        UserError: for a case, or a volume, that cannot be done; no voxel was read.
-    """
-    if case.problem:
-        raise UserError(case.problem)
-    if case.dicom:
-        _refuse_large_slices(case, options)
-        return []
-    headers = read_headers(case.files, segmenter.bundle.channels, options.anonymous)
-    segmenter.check_range(headers[0].shape, headers[0].affine)
-    segmenter.check_memory(headers[0].voxels)
-    return headers
-
-
-def read_scan(
-    case: Case, segmenter: Segmenter, options: Options, headers: list[Header]
-) -> tuple[Scan, list[Path] | None]:
-    """A case's volume, and its files by their place where it is a DICOM series."""
-    bundle = segmenter.bundle
-    if not case.dicom:
-        return read_nifti(case.files, bundle.channels, headers, options.anonymous), None
-    from ..dicom import Asked, read_series
-
-    asked = Asked(
-        series=options.series,
-        anonymous=options.anonymous,
-        modality=bundle.modality,
-        any_modality=segmenter.allow_out_of_range,
-        most_voxels=segmenter.most_voxels(),
-    )
-    series = read_series(case.files, asked)
-    scan = as_scan([nib.Nifti1Image(series.array, series.affine)])
-    scan.notes += series.notes
-    segmenter.check_range(scan.shape, scan.affine)
-    return scan, series.files
-
-
-def _stamps(case: Case) -> list[tuple[int, ...]]:
-    """Size and times of a case's files, and of its folder where that is the series."""
-    folders = {path.parent for path in case.files} if case.dicom else set()
-    found = [path.stat() for path in (*case.files, *sorted(folders))]
-    return [(s.st_size, s.st_mtime_ns, s.st_ino) for s in found]
-
-
-def _refuse_large_slices(case: Case, options: Options) -> None:
-    """Before a byte is hashed: a sparse file may be larger than any disk."""
-    for number, path in enumerate(case.files, start=1):
-        size = path.stat().st_size
-        if size > LARGEST_SLICE:
-            name = f"file {number}" if options.anonymous else path.name
-            msg = (
-                f"{name} of the series has {size:,} bytes; one slice has at most "
-                f"{LARGEST_SLICE:,}. Restore or remove it."
-            )
-            raise UserError(msg)
 
 
 def _without_folders(text: str) -> str:

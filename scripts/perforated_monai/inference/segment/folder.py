@@ -16,16 +16,17 @@ from filelock import FileLock, Timeout
 
 from ...errors import UserError
 from ...files import sha256
-from .case import LARGE, CaseRun, check_headers, is_as_written, read_scan
+from .case import LARGE, CaseRun, is_as_written
 from .cases import Case, find_cases
 from .cores import Turns
 from .earlier import files_of, set_aside
 from .found import unshown
 from .mask import LOCK, remove_leftovers
+from .opened import Read, check_headers, read_case
 from .report import Report
 from .run_record import write_record
 from .segmenter import Segmenter
-from .states import Options, Prepared
+from .states import Options
 from .table import DONE, FAILED, CaseLog, Row
 
 _FEWEST, _MOST = 2, 4  # workers, when not given
@@ -89,11 +90,11 @@ def segment_folder(
         remove_leftovers(output)
         with Report(len(cases), options.progress) as report:
             report.left_out(left_out)
+            first: dict[str, Read] = {}
             if segmenter.predict is None and (first := _first(cases, segmenter, options)):
-                segmenter.load(first)
+                segmenter.load([read.prepared for read in first.values()])
                 report.say(segmenter.reason)
-                del first
-            run = _Run(cases, source, output, segmenter, options, report)
+            run = _Run(cases, source, output, segmenter, options, report, first)
             write_record(Path(source), output, segmenter, options)
             run.all()
             summary = run.close()
@@ -112,6 +113,7 @@ class _Run:
         segmenter: Segmenter,
         options: Options,
         report: Report,
+        first: dict[str, Read],
     ) -> None:
         self.cases, self.output, self.report = cases, output, report
         asked = sha256(os.fsencode(Path(source).absolute()))[:16]
@@ -134,7 +136,7 @@ class _Run:
         old = [name for row in earlier.values() if id(row) not in left for name in files_of(row)]
         aside = set_aside(output, old)
         self.log.open([*done.values(), *self.others])
-        self.work = CaseRun(segmenter, output, options, done, self.turns, asked, aside)
+        self.work = CaseRun(segmenter, output, options, done, self.turns, asked, aside, first)
         self.kept = 0
         self._rows: dict[str, Row] = {}
         self._ending = threading.Lock()
@@ -178,16 +180,16 @@ class _Run:
         return self.output / unshown(row["mask"])
 
 
-def _first(cases: list[Case], segmenter: Segmenter, options: Options) -> list[Prepared]:
+def _first(cases: list[Case], segmenter: Segmenter, options: Options) -> dict[str, Read]:
     """The first cases that can be read; why others cannot is said when their turn comes."""
-    prepared: list[Prepared] = []
+    read: dict[str, Read] = {}
     for case in cases:
         with contextlib.suppress(Exception):
             headers = check_headers(case, segmenter, options)
-            prepared.append(segmenter.prepare(read_scan(case, segmenter, options, headers)[0]))
-        if len(prepared) == _FIRST or sum(math.prod(p.shape) for p in prepared) > LARGE:
+            read[case.name] = read_case(case, segmenter, options, headers)
+        if len(read) == _FIRST or sum(math.prod(r.prepared.shape) for r in read.values()) > LARGE:
             break
-    return prepared
+    return read
 
 
 @contextlib.contextmanager
