@@ -8,8 +8,8 @@ import sys
 
 from helpers.segment_bundle import blocks, make_rounding_bundle, save
 
-# What may not be there when a folder was segmented. MONAI itself imports matplotlib and optuna where
-# they are installed, so of other packages those are named that it does not import.
+# What may not be there when a folder was segmented. MONAI itself imports matplotlib and optuna
+# where they are installed, so of other packages those are named that it does not import.
 NOT_OURS = ("perforatedai", "openvino_telemetry", "wandb", "highdicom", "nnunetv2")
 ROOMS = ("training", "growth", "study", "export", "bundle.pack", "bundle.verify", "bundle.check")
 ROOMS += ("bundle.card", "bundle.overlay", "inference.segment.page", "inference.segment.preview")
