@@ -129,8 +129,11 @@ def last_base(out: Path, names: list[str]) -> dict[str, torch.Tensor]:
     return {name: state["network"][grown_name(name, state["network"])] for name in names}
 
 
-def test_a_run_keeps_the_base(phantoms: Path, tmp_path: Path, plain_run: Path, base: Path) -> None:
-    start = {"train::handlers::2::start_weights": str(base)}
+@pytest.mark.parametrize("kind", ["copy", None], ids=["copies", "sets of the overlay"])
+def test_a_run_keeps_the_base(
+    kind: str | None, phantoms: Path, tmp_path: Path, plain_run: Path, base: Path
+) -> None:
+    start = {"train::handlers::2::start_weights": str(base), "dendrites::kind": kind}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(phantoms, whole, dendrites=True, **FROZEN, **start)
     epochs = [e for e in history(whole) if e["event"] == "epoch"]

@@ -9,10 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .depthwise_conv import DepthwiseConv3d
+
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+_PLAIN = (nn.Conv3d, DepthwiseConv3d)  # whose forward is known
 
 
 FUSIBLE = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
@@ -20,7 +25,7 @@ FUSIBLE = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 
 def run_layer(layer: Any, x: Tensor) -> Tensor:
     """``layer(x)``, past PyTorch's slow path where that is safe; not scriptable."""
-    if type(layer) is nn.Conv3d and meets_slow_path(layer, x):
+    if type(layer) in _PLAIN and meets_slow_path(layer, x):
         return run_convolution(layer, x, layer.weight, layer.bias)
     out: Tensor = layer(x)
     return out
@@ -28,7 +33,7 @@ def run_layer(layer: Any, x: Tensor) -> Tensor:
 
 def run_convolution(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A convolution with the geometry of ``layer`` and other weights; likewise."""
-    if type(layer) is nn.Conv3d and meets_slow_path(layer, x):
+    if type(layer) in _PLAIN and meets_slow_path(layer, x):
         geometry: Any = (layer.padding, layer.stride, layer.dilation, layer.groups)
         return torch.mkldnn_convolution(x, weight, bias, *geometry)
     out: Tensor = layer._conv_forward(x, weight, bias)

@@ -78,7 +78,7 @@ def input_layers(network: nn.Module, config: DendriteConfig) -> list[str]:
         UserError: for ``groups`` or a ``rank`` that does not suit a layer, and for a layer named in
             full that cannot have the kind.
     """
-    typed = {n: m for n, m in network.named_modules() if type(m).__name__ in config.layer_types}
+    typed = {n: m for n, m in network.named_modules() if _is_one_of(m, config.layer_types)}
     for pattern in config.layer_names:
         if typed and not any(fnmatchcase(name, pattern) for name in typed):
             raise NoMatchingLayerError(_no_match(pattern, config, list(typed)))
@@ -99,6 +99,12 @@ def input_layers(network: nn.Module, config: DendriteConfig) -> list[str]:
     if not chosen:
         raise NoMatchingLayerError(_nothing(network, config, typed, frozen))
     return _of_kind(typed, chosen, config)
+
+
+def _is_one_of(module: nn.Module, names: list[str]) -> bool:
+    """Whether a class of these names is the module's, or the one that torch gives it."""
+    # A class that only runs faster than torch's, such as DepthwiseConv3d, is a Conv3d here.
+    return any(kind.__name__ in names for kind in type(module).__mro__)
 
 
 def _of_kind(modules: dict[str, nn.Module], chosen: list[str], config: DendriteConfig) -> list[str]:

@@ -10,6 +10,7 @@ from monai.networks.blocks import ChannelSELayer, Convolution
 from monai.networks.layers import Conv
 from torch import Tensor, nn
 
+from ..dendrites.depthwise_conv import DepthwiseConv3d
 from .checks import Stride, check_levels, check_patch, downsampling, whole_number
 
 
@@ -134,6 +135,7 @@ class InvertedResidual(nn.Module):
         self.depthwise = _convolution(
             spatial_dims, wide, wide, kernel_size=3, strides=stride, groups=wide
         )
+        self.depthwise.conv = DepthwiseConv3d.of(self.depthwise.get_submodule("conv"))
         self.squeeze = ChannelSELayer(spatial_dims, wide, r=min(reduction, wide))
         self.squeeze.fc[-1] = nn.Hardsigmoid()
         self.project = _convolution(spatial_dims, wide, outputs, kernel_size=1)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 from torch import nn
 
 from ..branches import Dendrite
+from ..depthwise_conv import DepthwiseConv3d
 from ..kind import UnfitError
 from ..trace import Trace
 from .sited import SitedKind
@@ -99,7 +100,7 @@ class Distal(SitedKind):
         )  # fmt: skip
         return Dendrite(
             self,
-            wide,
+            DepthwiseConv3d.of(wide),
             norm(self.inputs),
             conv(self.inputs, self.hidden, 1, **like),
             nn.PReLU(**like),
