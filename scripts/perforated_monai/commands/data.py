@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fire.decorators import SetParseFn
-
 from ..errors import UsageError
-from .arguments import Cases, Count, Seed
+from .arguments import Cases, Count, Positive, Seed
 
 
 def phantom(
@@ -39,7 +37,6 @@ def phantom(
     return 0
 
 
-@SetParseFn(str, "patient")  # fire would read [pg] as a list
 def prepare(
     name: str = "",
     root: str = "",
@@ -48,8 +45,14 @@ def prepare(
     download: bool = False,
     patient: str = "",
     no_test: bool = False,
+    plan: str = "",
+    memory: Positive | None = None,
+    spacing: str = "",
 ) -> int:
     """Verify a data set against a manifest and print its split, or make a manifest of your own.
+
+    With --write or --plan it also prints spacing, size and intensity of the training cases, and
+    writes an overlay that suggests crop, strides and batch: plan.yaml beside the new manifest.
 
     Args:
         name: a manifest: hippocampus_msd, brain_tumor_msd, spleen_msd, or a file; with --write the
@@ -61,30 +64,46 @@ def prepare(
         patient: with --write, which cases are of one patient: a regular expression with a group, or
             a .csv with the columns case and patient. Patients, not volumes, are split then.
         no_test: with --write, put every case into the folds: a test set lies elsewhere.
+        plan: write the suggested overlay into this .yaml file.
+        memory: GiB that training will have; by default what is free now, on a GPU if there is one.
+        spacing: true mm of a voxel as X,Y,Z, left-right first, where the headers do not hold it.
     """
     from ..data.manifest import load_manifest
     from ..data.prepare import describe, write_manifest
     from ..data.prepare import download as fetch
     from .check import print_findings
+    from .plan import Wanted, print_plan
 
-    if not root or not (name or manifest or write):
+    if not root or not (name or manifest or write or plan):
         msg = "prepare needs --root DIR and a manifest name, or --root DIR --write FILE."
         raise UsageError(msg)
     if (patient or no_test) and not write:
         msg = "--patient and --no_test make a split, which needs --write FILE. Add it."
         raise UsageError(msg)
+    if (memory is not None or spacing) and not (write or plan):
+        msg = "--memory and --spacing make a plan, which needs --plan FILE.yaml. Add it."
+        raise UsageError(msg)
+    folder = Path(str(root))
     if write:
-        folder = Path(str(root))
-        made = write_manifest(
-            folder, str(write), str(name) or folder.resolve().name, not no_test, patient
-        )
+        file = str(plan) or str(Path(str(write)).expanduser().parent / "plan.yaml")
+        asked = Wanted(file, memory, spacing)
+        called = str(name) or folder.resolve().name
+        made = write_manifest(folder, str(write), called, not no_test, patient)
         print(describe(made, folder))
+        print_plan(folder, made, asked)
+        return 0
+    planned = Wanted(str(plan), memory, spacing) if plan else None
+    if planned and not (name or manifest):
+        print_plan(folder, None, planned)
         return 0
     wanted = load_manifest(str(manifest or name))
     if download:
         fetch(wanted, str(root))
     print(describe(wanted, str(root)))
-    return print_findings(str(root), wanted)
+    code = print_findings(str(root), wanted)
+    if planned and code == 0:
+        print_plan(folder, wanted, planned)
+    return code
 
 
 def check(
