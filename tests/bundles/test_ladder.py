@@ -33,6 +33,7 @@ from perforated_monai.training.sparsity_handler import SparsityHandler
 # Neither network has the residual units of the shipped one.
 SMALL = {k: v for k, v in harness.SMALL.items() if k != "base_network_def::num_res_units"}
 NETWORKS = {
+    "small": SMALL | {"val_interval": 1},
     "mobile": SMALL,
     "sparse": SMALL
     | {
@@ -111,7 +112,7 @@ def test_it_grows_and_the_dendrites_are_exported(
         name, few_phantoms, tmp_path / "run", dendrites=True, epochs=5, **{"dendrites::patience": 2}
     )
     grown = [e for e in history(tmp_path / "run") if e["event"] == "grow"]
-    assert grown and grown[0]["layers"] >= 8
+    assert grown and grown[0]["layers"] >= (3 if name == "small" else 8)
     record = export_run(tmp_path / "run", bundle, volumes=few_phantoms)
     best = torch.load(tmp_path / "run/checkpoints/best.pt", weights_only=True)
     assert bool(record["dendrites"]) == (best["growth"]["sets"] > 0)
