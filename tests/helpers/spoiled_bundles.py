@@ -296,6 +296,10 @@ FOREIGN: dict[str, tuple[str, Callable[[Content], str]]] = {
         "arguments",
         lambda c: inference(c, x={"_target_": "HoverNet", "pretrained_url": "http://evil"}),
     ),
+    "output outside the bundle": (
+        "paths",
+        lambda c: inference(c, x={"_target_": "SaveImaged", "keys": "a", "output_dir": "/etc"}),
+    ),
     "a module by reference": (
         "module-references",
         lambda c: inference(c, imports=["$import os"], x="$@imports::0.replace('a', 'b')"),

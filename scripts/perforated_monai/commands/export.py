@@ -24,6 +24,7 @@ def export(
     engine: str = "",
     out: str = "",
     delta: str = "",
+    trust: bool = False,
 ) -> int:
     """Write the best network of a training run into a bundle, as a plain network.
 
@@ -37,8 +38,10 @@ def export(
         engine: "auto" measures every installed engine and names the best; "all" or names measure.
         out: write a copy of the bundle with the run's network into this new folder instead.
         delta: of a run with freeze_base, write only the dendrites into this new folder.
+        trust: run code and names of the bundle that verify refuses.
     """
     from ..bundle.folder import bundle_folder
+    from ..bundle.verify.trust import ALL_WORKFLOWS, trusted
     from ..export.into_bundle import export_formats, export_run
     from ..inference.formats import as_list, choose_formats, unavailable
     from ..networks.fold import folded_line
@@ -46,8 +49,9 @@ def export(
     if not bundle:
         msg = "export needs --bundle DIR, and the run folder unless model.pt is there already."
         raise UsageError(msg)
-    bundle_folder(str(bundle))
+    line = trusted(bundle_folder(str(bundle)), ALL_WORKFLOWS, trust)
     chosen = choose_formats(None if formats == "installed" else as_list(formats))
+    print(line)
     options = FormatOptions(
         formats=chosen, volumes=volumes or None, engine=",".join(as_list(engine))
     )

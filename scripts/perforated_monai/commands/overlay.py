@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 
 def overlay(
     bundle: str,
@@ -19,6 +21,7 @@ def overlay(
     scheduler: str = "",
     evaluator: str = "",
     metric: str = "",
+    trust: bool = False,
 ) -> int:
     """Print a dendrites.yaml that grows dendrites in any MONAI bundle; nothing of it is run.
 
@@ -39,10 +42,12 @@ def overlay(
         scheduler: the learning-rate schedule, or none.
         evaluator: what validates.
         metric: name of the score to follow; higher must be better.
+        trust: training with it may run code and names of the bundle that verify refuses.
     """
     from ..bundle.folder import bundle_folder
     from ..bundle.overlay.make import Choices, make_overlay
     from ..bundle.overlay.parts import Given
+    from ..bundle.verify.trust import trusted
     from ..inference.formats import as_list
 
     given = Given(
@@ -64,5 +69,9 @@ def overlay(
         freeze_base=bool(freeze_base),
         **({"layer_types": tuple(as_list(layer_types))} if layer_types else {}),
     )
-    print(make_overlay(bundle_folder(str(bundle)), choices), end="")
+    folder = bundle_folder(str(bundle))
+    line = trusted(folder, ("train",), trust, config=str(config))
+    text = make_overlay(folder, choices)
+    print(line, file=sys.stderr)  # the overlay itself is what is printed
+    print(text, end="")
     return 0

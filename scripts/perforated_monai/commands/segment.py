@@ -23,6 +23,7 @@ def segment(
     allow_out_of_range: bool = False,
     allow_phantom_weights: bool = False,
     report: str = "",
+    trust: bool = False,
 ) -> int:
     """Segment a scan or a folder of them: a mask a case on its own grid, and cases.csv.
 
@@ -48,8 +49,10 @@ def segment(
         allow_phantom_weights: use weights trained on synthetic phantoms, which are not for
             patients; every row says so.
         report: also write one HTML page of the results, to look through and review them.
+        trust: run code and names of the bundle that verify refuses.
     """
     from ..bundle.folder import bundle_folder
+    from ..bundle.verify.trust import INFERENCE, trusted
     from ..inference.segment import Options, Segmenter, bundle_code, segment_folder
 
     if report:
@@ -65,7 +68,7 @@ def segment(
         series=str(series),
         dicom_seg=dicom_seg,
     )
-    bundle_folder(str(bundle))
+    print(trusted(bundle_folder(str(bundle)), INFERENCE, trust))
     with bundle_code(str(bundle)):
         segmenter = Segmenter(
             str(bundle),

@@ -65,10 +65,13 @@ ATTRIBUTES = {
     *("to", "cpu", "cuda", "half", "float", "eval", "train", "parameters", "named_parameters"),
     *("state_dict", "load_state_dict", "type", "shape", "ndim", "size", "dtype", "device"),
     *("run", "state", "epoch", "iteration", "max_epochs", "network", "logger", "setLevel"),
-    *("items", "keys", "values", "get", "append", "extend", "update", "copy", "index", "count"),
+    # no "update": what SaveImage calls a file after stands in a mapping, ``x.meta``
+    *("items", "keys", "values", "get", "append", "extend", "copy", "index", "count"),
     *("split", "rsplit", "strip", "lstrip", "rstrip", "replace", "join", "lower", "upper"),
     *("startswith", "endswith", "removesuffix", "removeprefix", "zfill", "partition"),
     *("sum", "mean", "max", "min", "argmax", "unsqueeze", "squeeze", "item", "tolist"),
+    *("meta", "affine", "reshape", "permute", "flatten", "astype", "numpy", "detach", "clone"),
+    *("long", "any", "all"),
 }
 ENVIRONMENT = ("LOCAL_RANK", "RANK", "WORLD_SIZE")
 MODULES = re.compile(
@@ -78,10 +81,12 @@ MODULES = re.compile(
 
 _COMPONENTS = re.compile(
     r"monai\.(transforms|networks|losses|metrics|inferers|handlers|engines|data|optimizers)\b"
+    r"|monai\.apps\.(deepedit|deepgrow|detection|generation|interaction|nuclick|pathology|vista3d)\b"
 )
 # Classes of MONAI that report to a server, run other libraries by name, or fetch weights.
 _NOT_THESE = re.compile(
     r"monai\.handlers\.(mlflow_handler|clearml_handlers|trt_handler)\b"
+    r"|monai\.networks\.trt_compiler\b|monai\.data\.video_dataset\b|monai\.optimizers\.lr_finder\b"
     r"|monai\.losses\.perceptual\b|monai\.networks\.nets\.transchex\b"
     r"|monai\.networks\.blocks\.hyena\b|monai\.networks\.nets\.hyena\w*"
     r"|.*\.(Rand)?(TorchVision|TorchIO|CuCIM)d?"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from monai.bundle import ConfigParser, ReferenceResolver
@@ -13,54 +12,15 @@ from monai.bundle import ConfigParser, ReferenceResolver
 from ...rules import Broken, rule
 from .allowed import component, is_own_class, judge_target
 from .expressions import DEFAULT_NAMES, REFERENCES, judge, read_import
+from .items import Item, items
+from .paths import is_place
 from .walk import Unpacked
 
 # Arguments that MONAI looks up by name, also outside itself, or that switch a safeguard off.
 _LOOKED_UP = ("reader", "writer", "merger_cls")
-_SWITCHES = {"weights_only": True, "allow_pickle": False, "_debug_": False}
+_SWITCHES = {"weights_only": True, "allow_pickle": False, "_debug_": False, "pickle_module": None}
 _FETCHES = re.compile(r"pretrain|download|(^|_)url", re.IGNORECASE)
 _CURE = "Read it before you go on"
-
-
-@dataclass(frozen=True)
-class Item:
-    """One value of a config.
-
-    Attributes:
-        id: its place, as MONAI writes it: ``train::dataset::_target_``.
-        key: the last part of that.
-        holder: the mapping it stands in.
-        given: whether it is, or is part of, an argument of a component, or may become one.
-    """
-
-    file: str
-    id: str
-    key: str
-    value: Any
-    holder: dict[str, Any]
-    given: bool = False
-
-
-def items(bundle: Unpacked) -> Iterator[Item]:
-    """Every value of every config, mappings and lists included."""
-    for file, content in bundle.configs.items():
-        todo: list[Item] = [Item(file, "", "", content, {})]
-        while todo:
-            item = todo.pop()
-            if item.id:
-                yield item
-            inner = item.value
-            if isinstance(inner, (dict, list)):
-                pairs = list(inner.items() if isinstance(inner, dict) else enumerate(inner))
-                for key, value in reversed(pairs):
-                    name = str(key).removeprefix("+").replace("#", "::")
-                    place = f"{item.id}::{name}" if item.id else name
-                    last = name.rpartition("::")[2]
-                    # A list's entries answer to the argument that the list is for.
-                    last = item.key if isinstance(inner, list) else last
-                    holder = inner if isinstance(inner, dict) else item.holder
-                    given = item.given or "_target_" in holder or "::" in name
-                    todo.append(Item(file, place, last, value, holder, given))
 
 
 @rule("targets", "must name components of the allow-list")
@@ -179,7 +139,7 @@ def _is_plain_mode(item: Item) -> bool:
         return False
     # By position an expression could give it what `arguments` looks for by name.
     return not any(
-        name in _LOOKED_UP or name in _SWITCHES or _FETCHES.search(name)
+        name in _LOOKED_UP or name in _SWITCHES or _FETCHES.search(name) or is_place(name)
         for name in _parameters(target)
     )
 

@@ -117,11 +117,26 @@ class _Reader:
             yield f"the name {root.id}"
 
     def _arguments(self, node: ast.Call) -> Iterator[str]:
+        yield from self._of_objects(node)
         for full in self._meanings(node.func):
             if full in ONLY_ARGUMENTS:
                 wrong = [k.arg for k in node.keywords if k.arg not in ONLY_ARGUMENTS[full]]
                 if wrong or node.args:
                     yield f"{full} with more than {', '.join(ONLY_ARGUMENTS[full])}"
+
+    def _of_objects(self, node: ast.Call) -> Iterator[str]:
+        """An object that a component gives is called with what it works on, and nothing else.
+
+        What else it takes is not judged here: ``SaveImage`` writes to any ``filename``.
+        """
+        root, attributes = _chain(node.func)
+        known = isinstance(root, ast.Name) and root.id not in self.bound
+        if not known and not attributes:
+            spread = any(isinstance(a, ast.Starred) for a in node.args)
+            if node.keywords or spread or len(node.args) > 1:
+                yield f"{ast.unparse(node.func)[:40]} called with more than one argument"
+        if isinstance(root, ast.Name) and root.id == "map" and len(node.args) > 2:
+            yield "map over more than one list"
 
     def _meanings(self, node: ast.AST) -> list[str]:
         root, attributes = _chain(node)
@@ -153,6 +168,12 @@ class _Reader:
         key = node.slice
         known = isinstance(key, ast.Constant) and key.value in ENVIRONMENT
         return known and not _stores(node) and self._meanings(node.value) == ["os.environ"]
+
+
+def dotted(node: ast.AST) -> str:
+    """``os.path.join`` as it is written; "" for anything else than names with dots."""
+    root, attributes = _chain(node)
+    return ".".join([root.id, *attributes]) if isinstance(root, ast.Name) else ""
 
 
 def _known(full: str) -> Iterator[str]:

@@ -17,6 +17,7 @@ from ..check.files import read_bundle
 from ..check.run import check_files
 from . import archive, configs, walk
 from .logging_conf import logging_conf
+from .paths import paths
 from .texts import texts
 from .weights import weights_file
 
@@ -48,6 +49,7 @@ CODE_RULES: tuple[Rule, ...] = (
     configs.expressions,
     configs.macros,
     configs.module_references,
+    paths,
 )
 
 
