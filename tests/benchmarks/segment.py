@@ -2,6 +2,8 @@
 
     python tests/benchmarks/segment.py speed BUNDLE SCANS [--cases 52] [--rounds 3] [--engines ...]
     python tests/benchmarks/segment.py memory [--size 512 512 600] [--network small] [--batch 2]
+                                              [--engine torch]
+    python tests/benchmarks/segment.py start BUNDLE SCANS [--rounds 3]
     python tests/benchmarks/segment.py soak BUNDLE [--cases 1000]
 
 Every measurement runs in a process of its own and prints one JSON line. Nothing is asserted.
@@ -11,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -19,64 +20,78 @@ import tempfile
 import time
 from pathlib import Path
 
+from commands_timed import Cost, link_scans, segmenting, timed
+
 SMALL = {"channels": (8, 16, 32), "strides": (2, 2), "num_res_units": 0}
 COMPRESSED = {"channels": (24, 40, 80, 160), "strides": (2, 2, 2), "num_res_units": 2}
-NETWORKS = {"small": SMALL, "compressed": COMPRESSED}
+# Of the zoo's spleen_ct_segmentation, which has two classes.
+SPLEEN = {
+    "channels": (16, 32, 64, 128, 256),
+    "strides": (2, 2, 2, 2),
+    "num_res_units": 2,
+    "norm": "batch",
+}
+NETWORKS = {"small": SMALL, "compressed": COMPRESSED, "spleen": SPLEEN}
 ROI, OVERLAP, CLASSES = (96, 96, 96), 0.25, 3
+
+
+THEIRS = "monai.bundle run"
 
 
 def speed(bundle: Path, scans: Path, cases: int, rounds: int, engines: list[str]) -> None:
     """Cases per second of both commands on the same files, in turns.
 
     Once with start-up (imports, loading the network) and once without: a run of two cases is
-    taken off. Where there are fewer scans than cases, they come again under other names.
+    taken off. Ratios are of seconds on the wall, and of CPU seconds, for others may use the cores.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        files = sorted(scans.glob("*.nii.gz"))
-        for part, count in (("two", 2), ("all", cases)):
-            (folder / part).mkdir()
-            for k in range(count):
-                link = folder / part / f"{k // len(files)}_{files[k % len(files)].name}"
-                link.symlink_to(files[k % len(files)].resolve())
-        theirs = "monai.bundle run"
-        seconds: dict[str, dict[str, list[float]]] = {
-            label: {"two": [], "all": []} for label in (theirs, *engines)
+        inputs = {k: link_scans(scans, folder / f"in{k}", k) for k in (2, cases)}
+        labels = (THEIRS, *engines)
+        costs: dict[tuple[str, int], list[Cost]] = {(n, k): [] for k in inputs for n in labels}
+        for _ in range(rounds):
+            for label, count in costs:
+                output = folder / f"{label} {count}"
+                costs[label, count].append(timed(segmenting(label, bundle, inputs[count], output)))
+        for label in labels:
+            figures = {}
+            for clock in ("wall", "cpu"):
+                (two, every), (two_0, every_0) = (
+                    [
+                        statistics.median(getattr(cost, clock) for cost in costs[name, count])
+                        for count in (2, cases)
+                    ]
+                    for name in (label, THEIRS)
+                )
+                figures[clock] = {
+                    "seconds": [round(two, 2), round(every, 2)],
+                    "ratio": round(every_0 / every, 2),
+                    "ms_a_case_after_start": round(1000 * (every - two) / (cases - 2), 1),
+                    "ratio_after_start": round((every_0 - two_0) / (every - two), 2),
+                }
+            peak = max(cost.peak_mib for cost in costs[label, cases])
+            same = _agreement(folder / f"{label} {cases}", folder / f"{THEIRS} {cases}")
+            _say(label=label, cases=cases, rounds=rounds, **figures, peak_mib=round(peak), **same)
+
+
+def start(bundle: Path, scans: Path, rounds: int) -> None:
+    """Seconds of ``segment`` with one volume beside ``import monai``, and of ``--help``."""
+    with tempfile.TemporaryDirectory() as name:
+        one = link_scans(scans, Path(name) / "in", 1)
+        commands: dict[str, list[object]] = {
+            "import torch": [sys.executable, "-c", "import torch"],
+            "import monai": [sys.executable, "-c", "import monai"],
+            "its imports": [sys.executable, "-c", "import perforated_monai.inference.segment"],
         }
-        cpu: dict[str, list[float]] = {label: [] for label in seconds}
-        for part in ["two", "all"] * rounds:
-            for label in seconds:
-                command = _command(label, bundle, folder / part, folder / f"{label} {part}")
-                start, used = time.perf_counter(), _children_cpu()
-                subprocess.run(command, check=True, capture_output=True)
-                seconds[label][part].append(round(time.perf_counter() - start, 2))
-                if part == "all":
-                    cpu[label].append(round(_children_cpu() - used, 2))
-        median = {k: {p: statistics.median(v) for p, v in s.items()} for k, s in seconds.items()}
-        each = {k: (m["all"] - m["two"]) / (cases - 2) for k, m in median.items()}
-        for label in seconds:
-            _say(
-                label=label,
-                cases=cases,
-                seconds=seconds[label],
-                cpu_seconds=cpu[label],
-                cases_per_second=round(cases / median[label]["all"], 2),
-                ratio=round(median[theirs]["all"] / median[label]["all"], 2),
-                ms_a_case_after_start=round(1000 * each[label], 1),
-                ratio_after_start=round(each[theirs] / each[label], 2),
-                **_agreement(folder / f"{label} all", folder / f"{theirs} all"),
-            )
-
-
-def _command(label: str, bundle: Path, scans: Path, output: Path) -> list[str]:
-    if label == "monai.bundle run":
-        command = [*_python("monai.bundle"), "run", "--config_file"]
-        command += [bundle / "configs" / "inference.json", "--bundle_root", bundle]
-        command += ["--dataset_dir", scans, "--output_dir", output]
-    else:
-        command = [*_python("perforated_monai"), "segment", scans, output]
-        command += ["--bundle", bundle, "--device", "cpu", "--engine", label]
-    return [str(c) for c in command]
+        for label in (THEIRS, "torch", "auto"):
+            commands[label] = segmenting(label, bundle, one, Path(name) / label)
+        costs: dict[str, list[Cost]] = {label: [] for label in commands}
+        for _ in range(rounds):
+            for label, command in commands.items():
+                costs[label].append(timed(command))
+        for label, taken in costs.items():
+            wall, cpu = ([round(getattr(c, k), 2) for c in taken] for k in ("wall", "cpu"))
+            _say(label=label, wall=wall, cpu=cpu, median_cpu=statistics.median(cpu))
 
 
 def _agreement(one: Path, other: Path) -> dict[str, object]:
@@ -94,12 +109,12 @@ def _agreement(one: Path, other: Path) -> dict[str, object]:
     return {"identical": f"{same} of {len(masks)}", "equal_labels": round(equal / voxels, 6)}
 
 
-def memory(size: tuple[int, int, int], network: str, batch: int, both: bool) -> None:
-    """Peak RSS above input and mask, wall time, and equal labels, ours against MONAI's."""
+def memory(size: tuple[int, int, int], network: str, batch: int, engine: str, both: bool) -> None:
+    """Peak RSS above input and mask, time, and equal labels, ours against MONAI's."""
     with tempfile.TemporaryDirectory() as name:
         found = {}
         for who in ("ours", "monai") if both else ("ours",):
-            command = [sys.executable, __file__, "_window", who, network, str(batch), name]
+            command = [sys.executable, __file__, "_window", who, network, str(batch), engine, name]
             done = subprocess.run(
                 [*command, *map(str, size)], check=True, capture_output=True, text=True
             )
@@ -110,16 +125,20 @@ def memory(size: tuple[int, int, int], network: str, batch: int, both: bool) -> 
 
             a, b = (np.load(Path(name) / f"{who}.npy", mmap_mode="r") for who in found)
             different = int(sum(np.count_nonzero(x != y) for x, y in zip(a, b, strict=True)))
-        _say(size=size, network=network, batch=batch, different_labels=different, **found)
+        _say(size=size, network=network, batch=batch, engine=engine, different=different, **found)
 
 
-def _window(who: str, network: str, batch: int, folder: Path, size: tuple[int, ...]) -> None:
+def _window(
+    who: str, network: str, batch: int, engine: str, folder: Path, size: tuple[int, ...]
+) -> None:
     import numpy as np
     import torch
     from monai.inferers import SlidingWindowInferer
     from monai.networks.nets import UNet
     from monai.transforms import AsDiscreted, Compose
 
+    from perforated_monai.inference.engines import load_engines
+    from perforated_monai.inference.formats import Source
     from perforated_monai.inference.segment.reduce import Reducer
     from perforated_monai.inference.segment.window import Windows, stitch_windows
 
@@ -135,7 +154,9 @@ def _window(who: str, network: str, batch: int, folder: Path, size: tuple[int, .
             discretise = Compose([AsDiscreted("pred", argmax=True)])
             reducer = Reducer(size, discretise, CLASSES)
             reducer.labels = labels[None]
-            stitch_windows(volume, net, reducer, Windows(ROI, batch, OVERLAP, "gaussian"))
+            source = Source(folder, net, (1, *ROI), fixed_size=False)
+            run = load_engines(source, [engine], required=True)[engine]
+            stitch_windows(volume, run, reducer, Windows(ROI, batch, OVERLAP, "gaussian"))
         else:
             logits = SlidingWindowInferer(ROI, batch, OVERLAP, "gaussian")(volume, net)
             labels[:] = logits[0].argmax(0).numpy()
@@ -174,15 +195,6 @@ def soak(bundle: Path, cases: int) -> None:
         _say(cases=cases, rss_mib=[round(r, 1) for r in rss], slope_mib_per_100=slope)
 
 
-def _children_cpu() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def _python(module: str) -> list[str]:
-    return [sys.executable, "-m", module]
-
-
 def _reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
@@ -210,7 +222,12 @@ def _main() -> None:
     two.add_argument("--size", type=int, nargs=3, default=(512, 512, 600))
     two.add_argument("--network", choices=NETWORKS, default="small")
     two.add_argument("--batch", type=int, default=2)
+    two.add_argument("--engine", default="torch")
     two.add_argument("--ours-only", action="store_true")
+    four = commands.add_parser("start")
+    four.add_argument("bundle", type=Path)
+    four.add_argument("scans", type=Path)
+    four.add_argument("--rounds", type=int, default=3)
     three = commands.add_parser("soak")
     three.add_argument("bundle", type=Path)
     three.add_argument("--cases", type=int, default=1000)
@@ -218,14 +235,17 @@ def _main() -> None:
     if given.command == "speed":
         speed(given.bundle.resolve(), given.scans, given.cases, given.rounds, given.engines)
     elif given.command == "memory":
-        memory(tuple(given.size), given.network, given.batch, not given.ours_only)
+        both = not given.ours_only
+        memory(tuple(given.size), given.network, given.batch, given.engine, both)
+    elif given.command == "start":
+        start(given.bundle.resolve(), given.scans, given.rounds)
     else:
         soak(given.bundle, given.cases)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["_window"]:
-        who, network, batch, folder, *size = sys.argv[2:]
-        _window(who, network, int(batch), Path(folder), tuple(map(int, size)))
+        who, network, batch, engine, folder, *size = sys.argv[2:]
+        _window(who, network, int(batch), engine, Path(folder), tuple(map(int, size)))
     else:
         _main()
