@@ -4,6 +4,7 @@
     python tests/benchmarks/segment.py memory [--size 512 512 600] [--network small] [--batch 2]
                                               [--engine torch]
     python tests/benchmarks/segment.py start BUNDLE SCANS [--rounds 3]
+    python tests/benchmarks/segment.py engines BUNDLE [--rounds 5]
     python tests/benchmarks/segment.py soak BUNDLE [--cases 1000]
 
 Every measurement runs in a process of its own and prints one JSON line. Nothing is asserted.
@@ -92,6 +93,48 @@ def start(bundle: Path, scans: Path, rounds: int) -> None:
         for label, taken in costs.items():
             wall, cpu = ([round(getattr(c, k), 2) for c in taken] for k in ("wall", "cpu"))
             _say(label=label, wall=wall, cpu=cpu, median_cpu=statistics.median(cpu))
+
+
+def engines(bundle: Path, rounds: int) -> None:
+    """CPU milliseconds of a window by each engine that ``auto`` knows, four windows at a time."""
+    import torch
+    from monai.networks.nets import UNet
+
+    from perforated_monai.inference.by_rule import LOADERS, candidates
+    from perforated_monai.inference.engines import missing_for
+    from perforated_monai.inference.formats import Source
+    from perforated_monai.inference.quiet import without_warnings
+    from perforated_monai.inference.segment.pipeline import load_bundle
+
+    loaded = load_bundle(bundle)
+    shapes = {bundle.name: (loaded.channels, *loaded.inferer.roi_size)}
+    networks = {bundle.name: loaded.network}
+    for name, shape in (("compressed", (1, 32, 48, 32)), ("spleen", (1, *ROI))):
+        torch.manual_seed(0)
+        net = UNet(spatial_dims=3, in_channels=1, out_channels=CLASSES, **NETWORKS[name])
+        networks[name], shapes[name] = net.eval(), shape
+    for name, net in networks.items():
+        source = Source(bundle, net, shapes[name], fixed_size=False)
+        x = torch.randn((4, *shapes[name]), generator=torch.Generator().manual_seed(0))
+        runs, took = {"torch": net}, {}
+        with without_warnings(), torch.no_grad():
+            for engine in (e for e in LOADERS if not missing_for(e)):
+                start = time.process_time()
+                runs[engine] = LOADERS[engine](source)
+                runs[engine](x)
+                took[engine] = round(time.process_time() - start, 2)
+            best = dict.fromkeys(runs, float("inf"))
+            for _ in range(rounds):
+                for engine, run in runs.items():
+                    start = time.process_time()
+                    run(x)
+                    best[engine] = min(best[engine], (time.process_time() - start) * 250)
+        _say(
+            network=name,
+            rule=candidates(net, "cpu", one_size=True),
+            cpu_ms_a_window={engine: round(ms, 1) for engine, ms in best.items()},
+            cpu_seconds_until_the_first=took,
+        )
 
 
 def _agreement(one: Path, other: Path) -> dict[str, object]:
@@ -224,6 +267,9 @@ def _main() -> None:
     two.add_argument("--batch", type=int, default=2)
     two.add_argument("--engine", default="torch")
     two.add_argument("--ours-only", action="store_true")
+    five = commands.add_parser("engines")
+    five.add_argument("bundle", type=Path)
+    five.add_argument("--rounds", type=int, default=5)
     four = commands.add_parser("start")
     four.add_argument("bundle", type=Path)
     four.add_argument("scans", type=Path)
@@ -237,6 +283,8 @@ def _main() -> None:
     elif given.command == "memory":
         both = not given.ours_only
         memory(tuple(given.size), given.network, given.batch, given.engine, both)
+    elif given.command == "engines":
+        engines(given.bundle.resolve(), given.rounds)
     elif given.command == "start":
         start(given.bundle.resolve(), given.scans, given.rounds)
     else:

@@ -28,9 +28,9 @@ def candidates(network: nn.Module, device_type: str, one_size: bool) -> list[str
         one_size: windows have one size. An engine is compiled for a size, which takes longer than
             a window.
 
-    OpenVINO took half to three quarters of torch's time on each network that was measured
-    (tests/README.md). ONNX Runtime took half of it where convolutions are grouped, for which torch
-    has no fast path on a CPU, and up to a fifth more where they are not.
+    OpenVINO took a third to three quarters of torch's time on each network that was measured, and
+    ONNX Runtime six tenths where convolutions are grouped, for which torch has no fast path on a
+    CPU. Where they are not, it took up to a tenth more (tests/README.md).
     """
     if device_type != "cpu" or not one_size:
         return ["torch"]
