@@ -1,10 +1,11 @@
 """`segment` beside what else one would take for Task04: nnU-Net v2's predictor and MONAI's.
 
     python tests/benchmarks/peers.py make FOLDER                            # its environment
-    python tests/benchmarks/peers.py run FOLDER BUNDLE SCANS [--cases 6] [--rounds 3]
+    python tests/benchmarks/peers.py run FOLDER BUNDLE SCANS [--cases 6] [--many 102] [--rounds 3]
 
 Every tool runs from one environment, in turns, on the same volumes and threads (OMP_NUM_THREADS).
-A run of two volumes is taken off, so that the start does not count. Nothing is asserted.
+A run of two volumes is taken off, so that the start does not count; for what takes a tenth of a
+second a volume, there must be many for that. Nothing is asserted.
 """
 
 from __future__ import annotations
@@ -63,37 +64,40 @@ def make(folder: Path) -> None:
         subprocess.run([str(word) for word in pip], check=True)
 
 
-def run(folder: Path, bundle: Path, scans: Path, cases: int, rounds: int) -> None:
-    """Measure every tool in turns, and print the table."""
+def run(folder: Path, bundle: Path, scans: Path, cases: int, many: int, rounds: int) -> None:
+    """Measure in turns, and print the table: nnU-Net on ``cases`` volumes, others on ``many``."""
     python = _python(folder)
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        inputs = {k: link_scans(scans, place / f"in{k}", k) for k in (2, cases)}
+        inputs = {k: link_scans(scans, place / f"in{k}", k) for k in {2, cases, many}}
         labels = (*NNUNET, MONAI, *ENGINES)
+        counts = {label: cases if label in NNUNET else many for label in labels}
         program = Path(__file__).with_name("peers_nnunet.py")
         facts = {
             "nnunet": _asked(python, program, inputs[cases], place, "--facts"),
             "ours": _asked(python, __file__, "_facts", bundle, inputs[cases]),
         }
         sizes = [_asked(python, __file__, "_sizes", *INSTALLED[label]) for label in labels]
-        costs: dict[tuple[str, int], list[Cost]] = {(n, k): [] for n in labels for k in inputs}
+        costs: dict[tuple[str, int], list[Cost]] = {
+            (label, k): [] for label in labels for k in (2, counts[label])
+        }
         for turn in range(rounds):
             for label, count in costs:
                 output = place / f"out {turn} {label} {count}"
                 command = _command(label, python, bundle, inputs[count], output)
                 costs[label, count].append(timed(command))
-    theirs = _each(costs, MONAI, cases)
-    print(f"{cases} volumes, {rounds} rounds\n")
-    print("| tool | parameters | GFLOP a volume | CPU s a volume | s a volume | speed | peak MiB ")
-    print("| installed MB |\n|---|---|---|---|---|---|---|---|")
+    theirs = _each(costs, MONAI, many)
+    head = ("tool", "parameters", "GFLOP a volume", "CPU s a volume", "s a volume", "speed")
+    print(f"| {' | '.join((*head, 'peak MiB', 'installed MB', 'volumes'))} |\n{'|---' * 9}|")
     for label, size in zip(labels, sizes, strict=True):
         fact = facts["nnunet" if label in NNUNET else "ours"]
         passes = 8 if label == "nnU-Net v2" else 1
-        cpu, wall = _each(costs, label, cases)
-        peak = max(cost.peak_mib for cost in costs[label, cases])
+        cpu, wall = _each(costs, label, counts[label])
+        peak = max(cost.peak_mib for cost in costs[label, counts[label]])
         print(
             f"| {label} | {fact['parameters']:,} | {fact['gflop'] * fact['windows'] * passes:.2f} "
-            f"| {cpu:.3f} | {wall:.3f} | {theirs[0] / cpu:.2f} | {peak:.0f} | {size / 1e6:.0f} |"
+            f"| {cpu:.3f} | {wall:.3f} | {theirs[0] / cpu:.2f} | {peak:.0f} | {size / 1e6:.0f} "
+            f"| {counts[label]} |"
         )
 
 
@@ -169,12 +173,14 @@ def _main() -> None:
     two.add_argument("bundle", type=Path)
     two.add_argument("scans", type=Path)
     two.add_argument("--cases", type=int, default=6)
+    two.add_argument("--many", type=int, default=102)
     two.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     if given.command == "make":
         make(given.folder)
     else:
-        run(given.folder, given.bundle.resolve(), given.scans, given.cases, given.rounds)
+        counts = (given.cases, given.many, given.rounds)
+        run(given.folder, given.bundle.resolve(), given.scans, *counts)
 
 
 if __name__ == "__main__":

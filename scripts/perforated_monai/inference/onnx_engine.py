@@ -25,6 +25,15 @@ def onnx_engine(source: Source) -> Run:
     written = source.folder / "models" / "model.onnx"
     if written.exists():
         return _sessions(written)
+    try:
+        run = onnx_in_memory(source)
+        run(source.example()[:1])
+    except Exception:  # the exporter from a trace is the quick one; the other takes more networks
+        return _exported(source)
+    return run
+
+
+def _exported(source: Source) -> Run:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "models").mkdir()
         copied = Source(Path(folder), source.network, source.shape, source.fixed_size)
