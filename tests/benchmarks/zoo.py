@@ -3,10 +3,10 @@
     git clone https://github.com/Project-MONAI/model-zoo
     python tests/benchmarks/zoo.py model-zoo --work zoo_runs [--only spleen_ct_segmentation]
 
-Every bundle is copied first; the copy must be byte-identical afterwards. Commands are those that the
-overlay prints, with a file that shrinks windows, cases and epochs behind it. Results are kept in
-``zoo.json``: the same command continues; ``--again`` tries the named bundles anew. Weights of the
-zoo are not needed: growth starts from scratch, so the table says nothing about accuracy.
+Every bundle is copied first; the copy must be byte-identical afterwards. Commands are those that
+the overlay prints, with a file that shrinks windows, cases and epochs behind it. Results are kept
+in ``zoo.json``: the same command continues; ``--again`` tries the named bundles anew. Weights of
+the zoo are not needed: growth starts from scratch, so the table says nothing about accuracy.
 """
 
 from __future__ import annotations
@@ -124,7 +124,9 @@ class Bundle:
     def inference(self) -> str:
         file = next(f for f in self.out.glob("configs/inference.*"))
         config = ConfigParser.load_config_file(file)
-        run = next(k for k, v in config.items() if isinstance(v, list) and "evaluator.run" in str(v))
+        run = next(
+            k for k, v in config.items() if isinstance(v, list) and "evaluator.run" in str(v)
+        )
         small = shrunk(config, self._recipe, 1) | self._recipe.make(self._data())[1]
         small |= {"bundle_root": str(self.out), "output_dir": str(self.work / "masks")}
         (self.work / "small_inference.yaml").write_text(yaml.safe_dump(small))
@@ -148,7 +150,7 @@ class Bundle:
         return _last(out) if rc else ""
 
     def kill(self) -> None:
-        """Kill -9 right after growth, and the same command again: the run ends as if nothing was."""
+        """Kill -9 right after growth, and the same command again: the run ends."""
         if not (self.work / "dendrites.yaml").is_file():
             self.overlay()
         shutil.rmtree(self.work / "runs", ignore_errors=True)
@@ -267,7 +269,10 @@ def table(names: list[str], results: dict[str, Any]) -> str:
         and (results[n].get("segment") == "yes" or str(results[n].get("segment"))[:2] == "- ")
         for n in segmentation
     )
-    lines += ["", f"Of {len(segmentation)} segmentation bundles {made} get an overlay and {whole} go"]
+    lines += [
+        "",
+        f"Of {len(segmentation)} segmentation bundles {made} get an overlay and {whole} go",
+    ]
     lines[-1] += " end to end."
     return "\n".join(lines)
 

@@ -55,7 +55,9 @@ def volume(file: Path, side: int, spacing: float = 1.0, labels: int = 0, seed: i
     return str(file)
 
 
-def pair(folder: Path, n: int, side: int, spacing: float, labels: int, names: tuple[str, str]) -> None:
+def pair(
+    folder: Path, n: int, side: int, spacing: float, labels: int, names: tuple[str, str]
+) -> None:
     """Image and label of case ``n``; ``names`` are patterns with one place for the number."""
     volume(folder / names[0].format(n), side, spacing, 0, n)
     volume(folder / names[1].format(n), side, spacing, labels, n)
@@ -92,7 +94,9 @@ def listed(
         items = []
         for n in range(4):
             pair(data, n, side, spacing, labels, ("i{}.nii.gz", "l{}.nii.gz"))
-            images = [volume(data / f"i{n}_{c}.nii.gz", side, spacing, 0, n) for c in range(channels)]
+            images = [
+                volume(data / f"i{n}_{c}.nii.gz", side, spacing, 0, n) for c in range(channels)
+            ]
             image: Any = images or f"{data}/i{n}.nii.gz" if absolute or images else f"i{n}.nii.gz"
             label = f"{data}/l{n}.nii.gz" if absolute else f"l{n}.nii.gz"
             items.append({"image": image, "label": label, "fold": int(n > 2)})
@@ -107,7 +111,7 @@ def listed(
 
 def vista3d(data: Path) -> tuple[Overrides, Overrides]:
     """A list with folds."""
-    train, infer = listed(64, 2)(data)
+    train, _ = listed(64, 2)(data)
     content = json.loads((data / "list.json").read_text())
     content["training"] += content.pop("validation")
     (data / "list.json").write_text(json.dumps(content))

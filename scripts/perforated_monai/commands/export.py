@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 from ..errors import UsageError
+from .arguments import Count, Limits
+
+if TYPE_CHECKING:
+    from ..export.options import Proof
 
 
 class FormatOptions(TypedDict):
@@ -13,6 +18,7 @@ class FormatOptions(TypedDict):
 
     formats: list[str]
     volumes: str | None
+    proof: Proof
     engine: str
 
 
@@ -24,6 +30,8 @@ def export(
     engine: str = "",
     out: str = "",
     delta: str = "",
+    patches: Count = 8,
+    size: Annotated[int, Limits(0)] = 0,
     trust: bool = False,
 ) -> int:
     """Write the best network of a training run into a bundle, as a plain network.
@@ -38,11 +46,14 @@ def export(
         engine: "auto" measures every installed engine and names the best; "all" or names measure.
         out: write a copy of the bundle with the run's network into this new folder instead.
         delta: of a run with freeze_base, write only the dendrites into this new folder.
+        patches: how many patches the proof compares; fewer are faster.
+        size: most voxels along a side of a patch; by default the bundle's window.
         trust: run code and names of the bundle that verify refuses.
     """
     from ..bundle.folder import bundle_folder
     from ..bundle.verify.trust import ALL_WORKFLOWS, trusted
     from ..export.into_bundle import export_formats, export_run
+    from ..export.options import Proof
     from ..inference.formats import as_list, choose_formats, unavailable
     from ..networks.fold import folded_line
 
@@ -53,13 +64,16 @@ def export(
     chosen = choose_formats(None if formats == "installed" else as_list(formats))
     print(line)
     options = FormatOptions(
-        formats=chosen, volumes=volumes or None, engine=",".join(as_list(engine))
+        formats=chosen,
+        volumes=volumes or None,
+        proof=Proof(patches, size, say=_say),
+        engine=",".join(as_list(engine)),
     )
     if out or delta:
         if not run:
             msg = "export --out and --delta need the run folder: export RUN --bundle SRC --out NEW."
             raise UsageError(msg)
-        return _export_apart(str(run), str(bundle), str(out), str(delta), options)
+        return _export_apart(str(run), str(bundle), str(out), str(delta), options, trust)
     if run:
         record = export_run(str(run), str(bundle), **options)
     else:
@@ -81,13 +95,20 @@ def export(
     return 0
 
 
-def _export_apart(run: str, bundle: str, out: str, delta: str, options: FormatOptions) -> int:
+def _say(line: str) -> None:
+    """How far a proof is, on the stream of messages."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _export_apart(
+    run: str, bundle: str, out: str, delta: str, options: FormatOptions, trust: bool
+) -> int:
     """``export --out`` and ``export --delta``: the bundle stays as it is."""
     from ..export.delta import export_delta
     from ..export.new_bundle import export_to_new_bundle
 
     if out:
-        record = export_to_new_bundle(run, bundle, out, **options)
+        record = export_to_new_bundle(run, bundle, out, **options, trust=trust)
         parameters = record["parameters"]
         grown = parameters["total"] - parameters["base"]
         print(

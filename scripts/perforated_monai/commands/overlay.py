@@ -42,7 +42,7 @@ def overlay(
         scheduler: the learning-rate schedule, or none.
         evaluator: what validates.
         metric: name of the score to follow; higher must be better.
-        trust: training with it may run code and names of the bundle that verify refuses.
+        trust: read and train what verify refuses, a network of the bundle's own code included.
     """
     from ..bundle.folder import bundle_folder
     from ..bundle.overlay.make import Choices, make_overlay
@@ -67,6 +67,7 @@ def overlay(
         weights=str(weights),
         from_scratch=bool(from_scratch),
         freeze_base=bool(freeze_base),
+        trust=bool(trust),
         **({"layer_types": tuple(as_list(layer_types))} if layer_types else {}),
     )
     folder = bundle_folder(str(bundle))

@@ -61,6 +61,12 @@ def dendrite_count(module: Any) -> int:
     return int(module.dendrite_modules_added)
 
 
+def has_learned(module: Any) -> bool:
+    """Whether a gradient has come through a wrapped layer; the library grows no other."""
+    values = module.dendrite_module.dendrite_values
+    return all(hasattr(value, "dendrite_storage_shape") for value in values)
+
+
 def main_layer(module: Any) -> nn.Module:
     """The layer that is wrapped."""
     layer: nn.Module = module.main_module

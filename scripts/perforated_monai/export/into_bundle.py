@@ -18,6 +18,7 @@ from ..networks import agreement
 from ..networks.build import build_network
 from ..networks.weights import load_weights
 from ..reading import read, read_mapping
+from .options import Proof, cut_to
 from .parity import Reference, prove, source_of, write_proof
 from .plain_network import SPEC, PlainNetwork, compare_with_trained
 
@@ -32,6 +33,7 @@ def export_run(
     formats: Sequence[str] | None = (),
     volumes: str | Path | None = None,
     engine: str = "",
+    proof: Proof | None = None,
 ) -> dict[str, Any]:
     """Write the best network of a run into a bundle.
 
@@ -47,6 +49,7 @@ def export_run(
         bundle: the bundle to write into.
         formats: of ``ts``, ``pt2`` and ``onnx``; None takes all whose packages are installed.
         volumes: folder of volumes to compare on; phantoms when not given.
+        proof: how many patches, and of which size.
         engine: ``""``; ``"auto"`` measures every installed engine and notes the choice; ``"all"``
             or names of ``engines.ENGINES`` measure these.
 
@@ -59,7 +62,7 @@ def export_run(
             package, outputs of ``model.pt`` that differ by more than 1e-5 of the largest output, or
             a format with less than 99.99 % equal labels. The bundle stays as it was.
     """
-    bundle = Path(bundle)
+    bundle, proof = Path(bundle), proof or Proof()
     chosen = choose_formats(formats)
     finish(bundle)
     trained = load_trained(run)
@@ -69,16 +72,18 @@ def export_run(
     configs = _read_configs(bundle)
     spec, network = make_spec(trained)
     shape = engines.input_shape(configs["metadata.json"])
+    seen = _seen(shape, proof)
     plain = compare_with_trained(
         *(trained, spec, network),
-        patches=load_patches(bundle, configs["inference.json"], shape, volumes),
+        patches=load_patches(bundle, configs["inference.json"], seen, volumes, proof.patches),
         shape=shape,
         inference=configs["inference.json"],
         metadata=configs["metadata.json"],
+        proof=proof,
     )
     with staged(bundle) as stage:
         _write_bundle(stage, plain, configs)
-        plain.prove(stage, bundle, chosen, engine)
+        plain.prove(stage, bundle, chosen, engine, proof)
         _note_stale_files(stage)
     return plain.record
 
@@ -89,6 +94,7 @@ def export_formats(
     formats: Sequence[str] | None = None,
     volumes: str | Path | None = None,
     engine: str = "",
+    proof: Proof | None = None,
 ) -> dict[str, Any]:
     """Write the larger formats of an exported bundle, from its ``model.pt``.
 
@@ -98,7 +104,7 @@ def export_formats(
 
     Args:
         bundle: a bundle that ``export_run`` wrote.
-        formats, volumes, engine: as for ``export_run``.
+        formats, volumes, engine, proof: as for ``export_run``.
 
     Returns:
         what ``network.json`` holds.
@@ -106,7 +112,7 @@ def export_formats(
     Raises:
         UserError: weights that are not those of ``network.json``, or as for ``export_run``.
     """
-    bundle = Path(bundle)
+    bundle, proof = Path(bundle), proof or Proof()
     chosen = choose_formats(formats)
     finish(bundle)
     configs = _read_configs(bundle)
@@ -114,7 +120,8 @@ def export_formats(
     network = build_network(record)
     load_weights(network, bundle / "models" / "model.pt", record.get("model_sha256")).eval()
     shape = engines.input_shape(configs["metadata.json"])
-    patches = load_patches(bundle, configs["inference.json"], shape, volumes)
+    seen = _seen(shape, proof)
+    patches = load_patches(bundle, configs["inference.json"], seen, volumes, proof.patches)
     exclusive = agreement.exclusive_labels(configs["inference.json"])
     expected = agreement.outputs(network, patches.batches)
     reference = Reference("model.pt", {"model.pt": network}, expected, patches, exclusive)
@@ -124,10 +131,15 @@ def export_formats(
             shutil.copyfile(bundle / name, stage / name)
         spec = {key: record[key] for key in SPEC}
         source = source_of(stage, spec, network, shape)
-        report = prove(source, reference, spec, chosen, engine)
+        report = prove(source, reference, spec, chosen, engine, proof)
         report["trained"] = {k: record[k] for k in ("max_abs_difference", "label_agreement")}
         write_proof(stage, bundle, report)
     return record
+
+
+def _seen(shape: tuple[int, ...], proof: Proof) -> tuple[int, ...]:
+    """What is compared: the bundle's window, or a smaller one that was asked for."""
+    return (shape[0], *cut_to(shape[1:], proof.size)) if proof.size else shape
 
 
 # -- reading and writing ---------------------------------------------------------------------

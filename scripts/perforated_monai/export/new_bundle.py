@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,14 +14,18 @@ from torch import nn
 from .._version import __version__
 from ..bundle import large_files
 from ..bundle.configs import find_config, has_id, read_config, replace_in_config
+from ..bundle.loaded_weights import load_model_pt, loaded_files
+from ..bundle.own_code import own_code
 from ..bundle.staged import new_folder
 from ..errors import UserError
 from ..files import write_json, write_text
 from ..growth.trained import Trained, load_trained, make_spec
-from ..inference.formats import choose_formats
+from ..inference.formats import choose_formats, is_fixed
 from ..inference.patches import Patches, load_patches, noise_patches
 from ..networks.build import build_network
 from ..training.run_folder import RunFolder
+from .options import Proof, cut_to
+from .page import write_page
 from .plain_network import PlainNetwork, compare_with_trained
 
 _CONFIGS = ("train", "evaluate", "inference")
@@ -37,6 +42,8 @@ def export_to_new_bundle(
     formats: Sequence[str] | None = (),
     volumes: str | Path | None = None,
     engine: str = "",
+    proof: Proof | None = None,
+    trust: bool = False,
 ) -> dict[str, Any]:
     """Copy a bundle and replace its network by the best one of a run.
 
@@ -51,6 +58,8 @@ def export_to_new_bundle(
         out: the folder to make.
         formats, engine: as for ``export_run``.
         volumes: folder of volumes to compare on; smooth noise when not given.
+        proof: how many patches, and of which size.
+        trust: import a network of the bundle's own code.
 
     Returns:
         what ``network.json`` holds.
@@ -60,29 +69,53 @@ def export_to_new_bundle(
     """
     source, target = Path(bundle), Path(out)
     refuse_overlap(source, target, Path(run))
-    chosen = choose_formats(formats)
+    with own_code(source) if trust else contextlib.nullcontext():
+        return _export(
+            *(run, source, target, choose_formats(formats), volumes, engine, proof or Proof())
+        )
+
+
+def _export(
+    run: str | Path,
+    source: Path,
+    target: Path,
+    chosen: list[str],
+    volumes: str | Path | None,
+    engine: str,
+    proof: Proof,
+) -> dict[str, Any]:
     metadata = _metadata(source)
     inference = _inference(source)
     trained = load_trained(run)
     spec, network = _spec(trained)
-    shape = patch_shape(metadata, spec)
+    shape = patch_shape(metadata, spec, proof.size)
+    if proof.size and chosen and is_fixed(spec["base"]["name"]):
+        msg = (
+            f"{spec['base']['name']} takes one window size, which its other formats keep: leave "
+            "--size out, or add --formats none."
+        )
+        raise UserError(msg)
     plain = compare_with_trained(
         *(trained, spec, network),
-        patches=_patches(source, inference, shape, volumes),
+        patches=_patches(source, inference, shape, volumes, proof),
         shape=shape,
         inference=inference,
         metadata=metadata,
+        proof=proof,
     )
     with new_folder(target) as stage:
-        _copy(source, stage)
+        _copy(source, stage, loaded_files(inference))
         _write(stage, plain)
         _write_metadata(stage, metadata, plain)
-        plain.prove(stage, stage, chosen, engine)
+        write_page(stage, plain.record, source.resolve().name)
+        plain.prove(stage, stage, chosen, engine, proof)
     return plain.record
 
 
-def patch_shape(metadata: dict[str, Any], spec: dict[str, Any]) -> tuple[int, ...]:
+def patch_shape(metadata: dict[str, Any], spec: dict[str, Any], size: int = 0) -> tuple[int, ...]:
     """``(C, *space)`` of a patch to compare on, from the first input of ``metadata.json``.
+
+    ``size`` is the most voxels along an axis that the caller asked for.
 
     Raises:
         UserError: where it says none.
@@ -94,8 +127,10 @@ def patch_shape(metadata: dict[str, Any], spec: dict[str, Any]) -> tuple[int, ..
     except (KeyError, StopIteration, TypeError, ValueError, AttributeError) as error:
         msg = f"metadata.json must give network_data_format with inputs ({error}): correct it."
         raise UserError(msg) from None
-    if "img_size" not in spec["base"] and max(space) > _LARGEST_SIDE:
-        space = tuple(min(side, _LARGEST_SIDE) for side in space)
+    if size:
+        return (channels, *cut_to(space, size))
+    if "img_size" not in spec["base"] and len(space) > 2:
+        space = cut_to(space, _LARGEST_SIDE)
     return (channels, *space)
 
 
@@ -148,14 +183,18 @@ def _spec(trained: Trained) -> tuple[dict[str, Any], nn.Module]:
 
 
 def _patches(
-    source: Path, inference: dict[str, Any], shape: tuple[int, ...], volumes: str | Path | None
+    source: Path,
+    inference: dict[str, Any],
+    shape: tuple[int, ...],
+    volumes: str | Path | None,
+    proof: Proof,
 ) -> Patches:
-    if volumes is None:
-        return noise_patches(shape)  # phantoms are MRI; the bundle's preprocessing may want CT
-    return load_patches(source, inference, shape, volumes)
+    if volumes is None:  # phantoms are MRI; the bundle's preprocessing may want CT
+        return noise_patches(shape, proof.patches)
+    return load_patches(source, inference, shape, volumes, proof.patches)
 
 
-def _copy(source: Path, stage: Path) -> None:
+def _copy(source: Path, stage: Path, former: Sequence[str]) -> None:
     """Every file but caches, runs inside the bundle, and other forms of its network."""
 
     def ignored(folder: str, names: list[str]) -> set[str]:
@@ -163,6 +202,7 @@ def _copy(source: Path, stage: Path) -> None:
         left_out |= {n for n in names if RunFolder(Path(folder) / n).history_file.is_file()}
         if Path(folder) == source / "models":
             left_out |= {n for n in names if n.startswith(("model.", "model_")) or n in _OF_NETWORK}
+            left_out |= {n for n in names if n in former}
         return left_out
 
     try:
@@ -185,6 +225,7 @@ def _write(stage: Path, plain: PlainNetwork) -> None:
         file = find_config(stage, name)
         if file is not None:
             _replace_definition(file, plain)
+            load_model_pt(file)
     _forget_large_files(stage)
 
 

@@ -19,12 +19,13 @@ from .._version import __version__
 from ..errors import UserError
 from ..files import write_json, write_text
 from ..inference import engines
-from ..inference.formats import FIXED_SIZE, Source, read_format, write_format
+from ..inference.formats import Source, is_fixed, read_format, write_format
 from ..inference.patches import BATCH, Patches
 from ..networks import agreement
 from ..networks.build import build_network
 from ..networks.cost import Run, count_flops
 from ..networks.surgery import count_parameters
+from .options import Proof
 
 FORMAT = 1
 _MARKERS = re.compile(r"(<!-- parity -->).*?(<!-- /parity -->)", re.DOTALL)
@@ -50,7 +51,12 @@ class Reference:
 
 
 def prove(
-    source: Source, reference: Reference, spec: dict[str, Any], formats: list[str], engine: str
+    source: Source,
+    reference: Reference,
+    spec: dict[str, Any],
+    formats: list[str],
+    engine: str,
+    proof: Proof | None = None,
 ) -> dict[str, Any]:
     """Write formats, compare and measure them and engines; the content of ``parity.json``.
 
@@ -60,12 +66,15 @@ def prove(
         spec: of the network.
         formats: names of ``formats.PACKAGES``.
         engine: ``""``, ``"auto"``, ``"all"`` or names of ``engines.ENGINES`` with commas.
+        proof: who hears how far it is.
 
     Raises:
         UserError: for a format with less than 99.99 % equal labels.
     """
+    proof = proof or Proof()
     runs = dict(reference.runs)
     for name in formats:
+        proof.say(f"model.{name} is written")
         runs[f"model.{name}"] = read_format(name, write_format(name, source), source)
     runs |= _engine_runs(source, engine)
     example = reference.patches.batches[0]
@@ -84,7 +93,7 @@ def prove(
             "base": count_flops(base, example),
             "total": count_flops(source.network, example),
         },
-        "rows": _rows(runs, reference, source),
+        "rows": _rows(runs, reference, source, proof),
     }
     if engine == "auto":
         report["engine"] = _choice(runs, reference)
@@ -95,7 +104,7 @@ def source_of(
     stage: Path, spec: Mapping[str, Any], network: nn.Module, shape: tuple[int, ...]
 ) -> Source:
     """What formats are written from."""
-    return Source(stage, network, shape, spec["base"]["name"] in FIXED_SIZE)
+    return Source(stage, network, shape, is_fixed(spec["base"]["name"]))
 
 
 def write_proof(stage: Path, bundle: Path, report: dict[str, Any]) -> None:
@@ -123,12 +132,15 @@ def put_between_markers(page: str, table: str) -> str:
     return _MARKERS.sub(lambda match: f"{match[1]}\n{table}\n{match[2]}", page)
 
 
-def _rows(runs: dict[str, Run], reference: Reference, source: Source) -> list[dict[str, Any]]:
+def _rows(
+    runs: dict[str, Run], reference: Reference, source: Source, proof: Proof
+) -> list[dict[str, Any]]:
     rows = []
     batches = reference.patches.batches
+    proof.say(f"time and memory of a patch, {len(runs)} networks")
     costs = agreement.measure(runs, batches[0])
     for name, run in runs.items():
-        outputs = agreement.outputs(run, batches)
+        outputs = agreement.outputs(run, batches, proof.progress(name))
         compared = agreement.compare(reference.outputs, outputs, reference.exclusive)
         equal = compared["label_agreement"]
         if name.startswith("model.") and equal < agreement.LEAST_AGREEMENT:

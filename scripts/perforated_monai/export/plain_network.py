@@ -13,7 +13,7 @@ from .._version import __version__
 from ..errors import UserError
 from ..files import sha256, write_bytes, write_json
 from ..growth.trained import Trained
-from ..inference.formats import FIXED_SIZE
+from ..inference.formats import is_fixed
 from ..inference.patches import Patches
 from ..networks import agreement
 from ..networks.build import build_network
@@ -21,6 +21,7 @@ from ..networks.fold import saving
 from ..networks.surgery import count_parameters
 from ..networks.weights import tensor_bytes
 from ..training.records import Best
+from .options import Proof
 from .parity import Reference, prove, source_of, write_proof
 
 LARGEST_DIFFERENCE = 1e-5
@@ -69,7 +70,9 @@ class PlainNetwork:
         elif data["manifest_sha256"] is not None:  # where the data are not known the mark stays
             metadata.get("segment", {}).pop("phantom_weights", None)
 
-    def prove(self, stage: Path, bundle: Path, formats: list[str], engine: str) -> None:
+    def prove(
+        self, stage: Path, bundle: Path, formats: list[str], engine: str, proof: Proof | None = None
+    ) -> None:
         """Write formats and the parity report; its table goes into the page that ``bundle`` has.
 
         Raises:
@@ -77,7 +80,7 @@ class PlainNetwork:
         """
         source = source_of(stage, self.spec, self.network, self.shape)
         with self.trained.settings():
-            report = prove(source, self.reference, self.spec, formats, engine)
+            report = prove(source, self.reference, self.spec, formats, engine, proof)
         write_proof(stage, bundle, report)
 
 
@@ -90,6 +93,7 @@ def compare_with_trained(
     shape: tuple[int, ...],
     inference: Mapping[str, Any],
     metadata: Mapping[str, Any],
+    proof: Proof | None = None,
 ) -> PlainNetwork:
     """Compare a plain network with the one it was made of.
 
@@ -101,14 +105,17 @@ def compare_with_trained(
         shape: ``(C, *space)`` of a patch.
         inference: content of ``inference.json``, which says how labels are made.
         metadata: content of ``metadata.json``.
+        proof: who hears how far it is.
 
     Raises:
         UserError: outputs that differ by more than 1e-5 of the largest output, or an input or
             output of another shape than the bundle says.
     """
     exclusive = agreement.exclusive_labels(inference)
-    expected = _trained_outputs(trained, patches, metadata)
-    outputs = agreement.outputs(network, patches.batches)
+    proof = proof or Proof()
+    progress = proof.progress("the trained network")
+    expected = _trained_outputs(trained, patches, metadata, progress)
+    outputs = agreement.outputs(network, patches.batches, proof.progress("the plain network"))
     difference = agreement.compare(expected, outputs, exclusive)
     refuse_difference(trained, difference)
     record = _network_record(trained, spec, network, difference, shape)
@@ -128,18 +135,21 @@ def refuse_difference(trained: Trained, difference: dict[str, float]) -> None:
 
 
 def _trained_outputs(
-    trained: Trained, patches: Patches, metadata: Mapping[str, Any]
+    trained: Trained, patches: Patches, metadata: Mapping[str, Any], progress: agreement.Progress
 ) -> list[Tensor]:
-    channels = int(metadata["network_data_format"]["outputs"]["pred"]["num_channels"])
+    heads = metadata["network_data_format"]["outputs"]
     try:
         with trained.settings():
-            outputs = agreement.outputs(trained.network, patches.batches)
+            outputs = agreement.outputs(trained.network, patches.batches, progress)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         msg = (
-            f"The network of {trained.run.path} does not take the input of metadata.json: {reason}"
+            f"The network of {trained.run.path} does not take patches of "
+            f"{tuple(patches.batches[0].shape[1:])} (metadata.json, or --size): {reason}"
         )
         raise UserError(msg) from None
+    # Several heads are one prediction here, and say too little about channels in the zoo.
+    channels = int(heads["pred"]["num_channels"]) if "pred" in heads else outputs[0].size(1)
     if outputs[0].size(1) != channels:
         msg = (
             f"The network of {trained.run.path} gives {outputs[0].size(1)} channels; metadata.json "
@@ -157,7 +167,7 @@ def _network_record(
     shape: tuple[int, ...],
 ) -> dict[str, Any]:
     plain_base = build_network({**spec, "dendrites": {}})
-    fixed = spec["base"]["name"] in FIXED_SIZE
+    fixed = is_fixed(spec["base"]["name"])
     unfolded = {**spec, "base": trained.base}
     return {
         **spec,
@@ -173,7 +183,10 @@ def _network_record(
 
 def _eval_metrics(metadata: dict[str, Any], best: Best) -> dict[str, float]:
     """``eval_metrics`` of ``metadata.json``: mean Dice and that of each structure."""
-    pred = metadata["network_data_format"]["outputs"]["pred"]
+    heads = metadata["network_data_format"]["outputs"]
+    if "pred" not in heads:
+        return {str(best.get("metric", "mean_dice")): round(best["dice"], 4)}
+    pred = heads["pred"]
     names, values = pred.get("channel_def", {}), best["dice_per_class"] or []
     first = int(pred["num_channels"]) - len(values)  # 1 where channel 0 is background
     metrics = {"mean_dice": round(best["dice"], 4)}

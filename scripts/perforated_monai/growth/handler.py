@@ -18,8 +18,10 @@ from ..training.records import Checkpoint, GrowthRecord
 from ..training.run_handler import RunHandler
 from .frozen_base import FrozenBase
 from .layer_choice import LayerChoice
+from .outcome import Outcome
+from .silent_layers import SilentLayers
 from .to_plain import make_plain
-from .tracker import Outcome, Tracker
+from .tracker import Tracker
 
 
 class DendriteHandler:
@@ -35,6 +37,7 @@ class DendriteHandler:
     the best network and makes it a plain one in place.
     With several processes the tracker of rank 0 decides, and the others take the network it made.
 
+    Layers that take no part in training are left out before the first growth, see ``SilentLayers``.
     With ``layers: auto`` the first growth chooses its layers, see ``LayerChoice``.
 
     With ``freeze_base`` the epochs up to the first validation are one step each, which is undone;
@@ -73,6 +76,8 @@ class DendriteHandler:
         score = self.run.score
         if score is None:
             return
+        if left := self.silent.look():
+            self.choice.rename_best(left)
         if self.run.is_main:
             self._log_acceptance(score)
         start = time.monotonic()
@@ -109,6 +114,7 @@ class DendriteHandler:
             run.network, self.config, run.folder.tracker, seed=run.seed, writes=run.is_main
         )
         self.choice = LayerChoice(run, self.tracker, self.config)
+        self.silent = SilentLayers(run, self.tracker)
         self.tracker.open()
         if saved is not None:
             self.load_state_dict(saved["growth"] or {}, saved["network"])
@@ -137,6 +143,7 @@ class DendriteHandler:
             "base_sha256": None if self.frozen is None else self.frozen.sha256,
             "sets": self.tracker.sets,
             "layers": self.tracker.layers,
+            "left_out": self.silent.names or [],
             "config": self.config.to_dict(),
             "parameters": self.tracker.count_parameters(),
         }
@@ -147,11 +154,13 @@ class DendriteHandler:
             "tracker": self.tracker.state_dict(),
             "trial": self._trial,
             "choice": self.choice.record,
+            "left_out": self.silent.names,
         }
 
     def load_state_dict(self, state: dict[str, Any], network: dict[str, Tensor]) -> None:
         """Continue from ``state_dict`` and the grown network's own state dict."""
         self.choice.restore(state.get("choice"))
+        self.silent.restore(state.get("left_out"))
         self.tracker.load_state_dict(state["tracker"], network)
         self._trial = state["trial"]
         self._hold()

@@ -61,7 +61,8 @@ class LayerChoice:
         names = list(self.tracker.layers)
         self.tracker.unwrap()
         gains = self._gains(self.tracker.network, names) if self.config.layers == "auto" else None
-        record = choose_layers(self._costs, gains, self.config, self.run.seed)
+        costs = {name: self._costs[name] for name in names}
+        record = choose_layers(costs, gains, self.config, self.run.seed)
         record |= {"epoch": self.run.trainer.state.epoch}
         if gains is not None:
             record |= {"batches": self.config.probe_batches, "draws": DRAWS}
@@ -69,7 +70,7 @@ class LayerChoice:
         self.tracker.narrow(chosen, state, network)
         self.record = record
         self._write()
-        self._rename_best([n for n in names if n not in chosen])
+        self.rename_best([n for n in names if n not in chosen])
         added = record["added_parameters"]
         self.run.log("choose", layers=chosen, of=len(names), added_parameters=added)
         file = self.run.folder.layers_file.name
@@ -107,10 +108,15 @@ class LayerChoice:
         with atomic(self.run.folder.layers_picture) as temporary:
             draw_layers(self.record, temporary)
 
-    def _rename_best(self, left: list[str]) -> None:
-        """``best.pt`` was saved with every layer wrapped."""
+    def rename_best(self, left: list[str]) -> None:
+        """``best.pt`` was saved with the layers wrapped that are left out now."""
+        if not self.run.is_main:
+            return
         best = self.run.checkpoints.load_best()
         if best is not None and best["growth"] is not None:
-            growth = best["growth"] | {"layers": list(self.tracker.layers)}
+            growth = best["growth"].copy()
+            growth["layers"] = list(self.tracker.layers)
+            if self.run.growth is not None:
+                growth["left_out"] = self.run.growth.describe().get("left_out", [])
             network = unwrapped(best["network"], left)
             self.run.checkpoints.save_best(best | {"network": network, "growth": growth})

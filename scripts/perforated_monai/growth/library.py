@@ -12,6 +12,7 @@ import importlib.metadata
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -181,3 +182,10 @@ def without_layers(best_model: Tensor, layers: list[str]) -> Tensor:
 
     best = load(best_model.numpy().tobytes())
     return torch.frombuffer(bytearray(save(unwrapped(best, layers))), dtype=torch.uint8)
+
+
+def remove_all_but(folder: Path, keep: str) -> None:
+    """Take the library's files out of its folder, but one."""
+    for file in folder.glob("*"):
+        if file.is_file() and file.name != keep:
+            file.unlink()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..dendrites.config import DendriteConfig
-from ..dendrites.sites import drop_hooks
+from ..dendrites.sites import drop_hooks, image_sites
 from ..dendrites.targets import find_targets
 from ..dendrites.wrapped import (
     base_layer,
@@ -35,31 +34,16 @@ from .library import (
     dendrite_maker,
     import_library,
     refuse_stray_rank,
+    remove_all_but,
     verify_thresholds,
     without_layers,
 )
+from .outcome import Outcome
 from .place_sites import make_sites
 from .plain_tensors import run_on_plain_tensors
 from .sandbox import TrackerError, guard, inside
 
 _open_tracker: Tracker | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one validation score led to.
-
-    ``event`` is ``""`` (train on), ``"grow"`` (a set was added), ``"retry"`` (the last set was
-    rejected and another one drawn) or ``"complete"`` (no more growth; the best network is back).
-    """
-
-    event: str
-    sets: int
-    rejected: bool = False
-
-    @property
-    def restructured(self) -> bool:
-        return self.event in ("grow", "retry")
 
 
 class Tracker:
@@ -177,6 +161,17 @@ class Tracker:
         best_model = without_layers(state["best_model"], left)
         self.load_state_dict({**state, "best_model": best_model}, unwrapped(network_state, left))
 
+    def leave_out(self, names: list[str]) -> None:
+        """Make layers plain again, as if they had never been wrapped, before the first growth."""
+        for name, module in self.modules():
+            if name in names:
+                replace_module(self.network, name, base_layer(self.network, name, module))
+        if not image_sites(self.network):
+            drop_hooks(self.network)
+        self.layers = [name for name in self.layers if name not in names]
+        with guard(self.config.verbose):
+            self._gpa.pai_tracker.reset_module_vector(self.network, False)
+
     def _prepare_modules(self) -> None:
         tracker = self._gpa.pai_tracker
         # The first score never counts as a best while num_epochs_run is 0 (measured: .9, .5, .5
@@ -291,7 +286,7 @@ class Tracker:
 
     def _after_restructure(self) -> None:
         train_dendrites(self.network)
-        _remove_all_but(self.folder, "best_model.pt")
+        remove_all_but(self.folder, "best_model.pt")
 
     # -- state -----------------------------------------------------------------------------
 
@@ -320,7 +315,7 @@ class Tracker:
             network_state: the grown network's state dict at the same moment.
         """
         if self.writes:
-            _remove_all_but(self.folder, "")
+            remove_all_but(self.folder, "")
             if state["best_model"].numel():
                 (self.folder / "best_model.pt").write_bytes(state["best_model"].numpy().tobytes())
         self.load_network(network_state)
@@ -342,9 +337,3 @@ class Tracker:
 
 # What a grown state dict carries beside weights: pointers and clocks of the live process.
 _NOT_STATE = ("optimizer", "optimizer_instance", "scheduler", "scheduler_instance")
-
-
-def _remove_all_but(folder: Path, keep: str) -> None:
-    for file in folder.glob("*"):
-        if file.is_file() and file.name != keep:
-            file.unlink()

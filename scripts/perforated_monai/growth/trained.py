@@ -127,8 +127,10 @@ def _load_grown(network: nn.Module, best: Best, growth: GrowthRecord, run: Path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the training said which layers do not grow
             tracker = Tracker(network, config, folder, layers=growth["layers"])
+        left_out = growth.get("left_out", [])
         chosen = [n for n in tracker.candidates if n in tracker.layers]
-        if (tracker.candidates if config.layers == "all" else chosen) != tracker.layers:
+        every = [n for n in tracker.candidates if n not in left_out]
+        if (every if config.layers == "all" else chosen) != tracker.layers:
             msg = f"{run}: the run grew other layers than its config.json names: cannot rebuild it."
             raise UserError(msg)
         tracker.open()

@@ -16,6 +16,7 @@ from torch.export import Dim
 from ..bundle.configs import find_config
 from ..errors import UserError
 from ..networks.cost import Run
+from ..networks.makers import is_own
 from .quiet import without_messages, without_warnings
 
 PACKAGES: dict[str, list[str]] = {
@@ -25,6 +26,11 @@ PACKAGES: dict[str, list[str]] = {
 }
 # Window attention computes its shapes in Python: one spatial size a file, any batch.
 FIXED_SIZE = ("SwinUNETR",)
+
+
+def is_fixed(name: str) -> bool:
+    """Whether a network takes one window size: a name of a spec; own code is not known here."""
+    return name in FIXED_SIZE or is_own(name)
 
 
 @dataclass(frozen=True)

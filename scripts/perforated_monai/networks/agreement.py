@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,25 @@ from torch import Tensor
 from .cost import Run, peak_memory, time_patches
 
 LEAST_AGREEMENT = 0.9999
+Progress = Callable[[int, int], object]
 
 
 def tensor(output: Any) -> Tensor:
-    """The prediction among a network's outputs (deep supervision returns several)."""
+    """The prediction among a network's outputs: the first of deep supervision, all of a mapping."""
+    if isinstance(output, Mapping):  # as HoVerNet's, whose heads have one size
+        return torch.cat([output[key] for key in sorted(output)], dim=1)
     return output[0] if isinstance(output, (list, tuple)) else output
 
 
-def outputs(run: Run, batches: list[Tensor]) -> list[Tensor]:
-    """Outputs for each batch, without gradients."""
+def outputs(run: Run, batches: list[Tensor], progress: Progress | None = None) -> list[Tensor]:
+    """Outputs for each batch, without gradients; ``progress`` hears of each: done, of how many."""
+    made = []
     with torch.no_grad():
-        return [tensor(run(x)).float() for x in batches]
+        for number, x in enumerate(batches, start=1):
+            made.append(tensor(run(x)).float())
+            if progress is not None:
+                progress(number, len(batches))
+    return made
 
 
 def compare(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import monai.networks.nets
 from monai.networks.blocks import Convolution
 from torch import nn
 
@@ -15,8 +13,9 @@ from ..dendrites.convolutions import FUSIBLE
 from ..dendrites.kinds import ENTRY, kind_of_entry
 from ..dendrites.kinds.sited import SitedKind
 from ..errors import UserError
-from . import catalogue as nets
 from .delta import apply_delta
+from .makers import make, maker_of, name_in_spec
+from .searched import SEARCHED
 from .spec import expect_spec
 from .surgery import add_dendrites, image_last, place_dendrites
 
@@ -28,8 +27,9 @@ def build_network(
 ) -> nn.Module:
     """Rebuild a network from its spec (DESIGN: ``{"format": 1, "base": …, "dendrites": …}``).
 
-    ``base`` holds ``name``, the class name of a MONAI network or of ``perforated_monai.nets``, and
-    its constructor arguments; ``dendrites`` maps layer names of the base network to ``count``,
+    ``base`` holds ``name`` (what ``networks.makers`` takes: a class or factory function of MONAI's
+    networks, a class of ``perforated_monai.nets`` or of a bundle's own ``scripts``) and its
+    arguments; ``dendrites`` maps layer names of the base network to ``count``,
     ``kind`` (``dendrites.kinds.KINDS``) with its settings and ``activation``. ``"dendrites": {}``
     is the plain network. The weights are freshly initialised: load a state dict with
     ``strict=True``.
@@ -48,7 +48,8 @@ def build_network(
             of another network than the spec's hashes say.
     """
     expect_spec(spec)
-    network = _base(dict(spec["base"]))
+    base = dict(spec["base"])
+    network = make(str(base.pop("name", None)), base)
     if base_weights is not None or delta is not None:
         return apply_delta(network, spec, base_weights, delta)
     for name, dendrites in image_last(spec.get("dendrites", {})):
@@ -58,33 +59,12 @@ def build_network(
 
 def base_spec(definition: Mapping[str, Any]) -> dict[str, Any]:
     """A MONAI component (``_target_`` and arguments) -> the ``base`` entry of a spec."""
-    target = str(definition["_target_"])
-    name = target.rsplit(".", 1)[-1]
-    _network_class(name)
+    name = name_in_spec(str(definition["_target_"]))
     arguments = {k: v for k, v in definition.items() if not k.startswith("_")}
+    if name == "DiNTS":
+        name = SEARCHED  # its search space is an object, which a spec holds as plain values
+    maker_of(name)
     return {"name": name, **arguments}
-
-
-def _base(entry: dict[str, Any]) -> nn.Module:
-    name = str(entry.pop("name", None))
-    network_class = _network_class(name)
-    try:
-        inspect.signature(network_class).bind(**entry)
-    except TypeError as error:
-        msg = f"Network spec, base: {name} {error}."
-        raise UserError(msg) from None
-    return network_class(**entry)
-
-
-def _network_class(name: str) -> type[nn.Module]:
-    network_class = getattr(nets if name in nets.__all__ else monai.networks.nets, name, None)
-    if not (inspect.isclass(network_class) and issubclass(network_class, nn.Module)):
-        msg = (
-            f"base.name must be a class of monai.networks.nets or one of {', '.join(nets.__all__)}"
-            f"; got {name!r}."
-        )
-        raise UserError(msg)
-    return network_class
 
 
 _ENTRY = ("count", "kind", *ENTRY, "activation")

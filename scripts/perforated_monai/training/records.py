@@ -16,6 +16,7 @@ class GrowthRecord(TypedDict):
         config: settings of growth, as ``DendriteConfig.to_dict`` has them.
         parameters: of the network as it would be exported.
         base_sha256: of the frozen network that the sets stand beside; None without ``freeze_base``.
+        left_out: layers that took no part in training, and do not grow.
         kind: of growth that is not the tracker's own (the control arm of a study).
     """
 
@@ -24,6 +25,7 @@ class GrowthRecord(TypedDict):
     config: dict[str, Any]
     parameters: int
     base_sha256: NotRequired[str | None]
+    left_out: NotRequired[list[str]]
     kind: NotRequired[str]
 
 

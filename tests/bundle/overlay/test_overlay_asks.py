@@ -83,7 +83,7 @@ def no_metric(config: dict[str, Any]) -> None:
          {"scheduler": "decay"}, {"scheduler": "decay"}),
         (renamed_trainer, "no single component that is the trainer.*--trainer.*one, two",
          {"trainer": "one"}, {"trainer": "one", "handlers": "train::handlers"}),
-        (two_networks, "one MONAI network; found network_def, teacher.*--network_def",
+        (two_networks, "one network; found network_def, teacher.*--network_def",
          {"network_def": "teacher"}, {"network_def": "teacher"}),
         (lower_is_better, "val_hd95 is a HausdorffDistance, where lower is better.*val_accuracy",
          {"metric": "val_accuracy"}, {"metric": "val_accuracy"}),
@@ -106,8 +106,8 @@ def test_what_is_not_clear_is_asked_for_by_name(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (gan, r"train::trainer \(GanTrainer\) has no network.*--network"),
-        (own_network, "found none.*--network_def"),
+        (gan, r"train::trainer \(GanTrainer\) has no network.*cannot grow"),
+        (own_network, r"network_def is scripts\.nets\.MyNet.*add --trust"),
         (lambda c: c["train"].pop("trainer"), "No candidate was found"),
         (lambda c: c.update(run=["$print('hello')"]), "No expression of train.json runs"),
         (lambda c: c["validate"].update(postprocessing="%nowhere"), "macro .* leads nowhere"),

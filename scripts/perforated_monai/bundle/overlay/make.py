@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ...networks.definition import literal_definition
 from ...reading import from_yaml
 from ..configs import read_config
 from ..ids import merged, value_of
+from ..own_code import has_own_code, own_code
 from .parts import Given, Parts, find_parts
 from .plan import Plan, plan_growth
 from .redirect import find_redirects, log_files
@@ -41,10 +43,13 @@ class Choices:
     from_scratch: bool = False
     freeze_base: bool = False
     kind: str = ""
+    trust: bool = False
 
 
 def make_overlay(bundle: str | Path, choices: Choices | None = None) -> str:
     """Text of ``dendrites.yaml`` for a bundle; nothing of the bundle is run.
+
+    With ``trust`` the bundle's own code is imported where the network is a class of it.
 
     Args:
         bundle: its folder, as it is to stand on the command line.
@@ -55,10 +60,14 @@ def make_overlay(bundle: str | Path, choices: Choices | None = None) -> str:
             cannot grow.
     """
     choices = choices or Choices()
-    folder = Path(bundle)
+    with own_code(bundle) if choices.trust else contextlib.nullcontext():
+        return _overlay(Path(bundle), choices)
+
+
+def _overlay(folder: Path, choices: Choices) -> str:
     config = read_train_config(folder, choices.config)
     refuse_what_cannot_grow(config)
-    parts = find_parts(config, choices.given)
+    parts = find_parts(config, choices.given, choices.trust)
     refuse_a_wrapped_network(config, parts)
     refuse_a_network_of_objects(config, parts)
     plan = _plan(config, parts, choices)
@@ -79,6 +88,8 @@ def make_overlay(bundle: str | Path, choices: Choices | None = None) -> str:
         plan=plan,
         notes=[*plan.notes, *notes_on(config, parts)],
         compiled=compiled_engines(config, parts),
+        own_code=has_own_code(folder, config.get_all()),
+        trust=choices.trust,
     )
     text = overlay_text(content, parts, find_redirects(config))
     _verify(text, config, parts)

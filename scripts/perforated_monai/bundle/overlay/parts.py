@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import monai.networks.nets
-from torch import nn
-
 from ...errors import UserError
+from .network import find_definition, network_class
 from .train_config import Component, TrainConfig, reference, references
 
 # What the score's class says about its direction; other classes are asked for.
@@ -16,10 +14,7 @@ _HIGHER_IS_BETTER = {
     *("MeanDice", "MeanIoUHandler", "MeanIoU", "GeneralizedDiceScore", "PanopticQuality"),
     *("Accuracy", "ROCAUC", "AveragePrecision", "Precision", "Recall", "Fbeta"),
 }
-_LOWER_IS_BETTER = {
-    *("HausdorffDistance", "SurfaceDistance", "CalibrationError", "Loss"),
-    *("MeanSquaredError", "MeanAbsoluteError", "RootMeanSquaredError"),
-}
+_LOWER_IS_BETTER = ("Distance", "Error", "Loss")  # ends of class names
 
 
 @dataclass(frozen=True)
@@ -64,8 +59,13 @@ class Given:
     metric: str = ""
 
 
-def find_parts(config: TrainConfig, given: Given) -> Parts:
+def find_parts(config: TrainConfig, given: Given, trust: bool = False) -> Parts:
     """Find every part of a training.
+
+    Args:
+        config: the training config.
+        given: ids that the user named.
+        trust: a network of the bundle's own code may be imported.
 
     Raises:
         UserError: for a part that is not there or not clear; names the option and the candidates.
@@ -79,13 +79,13 @@ def find_parts(config: TrainConfig, given: Given) -> Parts:
             raise UserError(msg)
     trainer = _trainer(config, given.trainer)
     network = given.network or _argument(config, trainer, "network")
-    network_def = given.network_def or _network_def(config, network)
+    network_def = given.network_def or find_definition(config, network)
     evaluator, interval = _evaluator(config, given.evaluator)
     return Parts(
         trainer=trainer.id,
         network=network,
         network_def=network_def,
-        network_class=_network_class(config, network_def),
+        network_class=network_class(config, network_def, trust),
         optimizer=given.optimizer or _argument(config, trainer, "optimizer"),
         scheduler=_scheduler(config, given.scheduler),
         evaluator=evaluator,
@@ -99,8 +99,10 @@ def find_parts(config: TrainConfig, given: Given) -> Parts:
 
 def ask(what: str, option: str, why: str, candidates: list[str]) -> UserError:
     """The error for a part that was not found: its option and what it could be."""
-    shown = f"Candidates: {', '.join(candidates[:8])}." if candidates else "No candidate was found."
-    return UserError(f"{why}: name {what} with --{option} ID. {shown}")
+    if not candidates:  # naming one would lead in a circle
+        return UserError(f"{why}, and nothing in it could be {what}: this training cannot grow.")
+    shown = ", ".join(candidates[:8])
+    return UserError(f"{why}: name {what} with --{option} ID. Candidates: {shown}.")
 
 
 def _trainer(config: TrainConfig, given: str) -> Component:
@@ -119,49 +121,11 @@ def _argument(config: TrainConfig, owner: Component, name: str) -> str:
     if name not in owner.arguments:
         why = f"{owner.id} ({owner.name}) has no {name}; one network with one optimizer grows"
         others = [c.id for c in config.components() if name in (c.id, c.name.lower())]
+        if not others:
+            msg = f"{why}, so this training cannot grow by an overlay."
+            raise UserError(msg)
         raise ask(f"the {name}", name, why, others)
     return reference(owner.arguments[name]) or f"{owner.id}::{name}"
-
-
-def _network_def(config: TrainConfig, network: str) -> str:
-    definitions = _networks_behind(config, config.follow(network), set())
-    if len(definitions) != 1:
-        every = [c.id for c in config.components() if is_monai_network(c.name)]
-        shown = ", ".join(definitions) or "none"
-        why = f"{network} must be made from one MONAI network; found {shown}"
-        raise ask("its definition", "network_def", why, every)
-    return definitions[0]
-
-
-def _networks_behind(config: TrainConfig, identifier: str, seen: set[str]) -> list[str]:
-    """Components of MONAI's network classes that an id, or an expression under it, refers to."""
-    if identifier in seen:
-        return []
-    seen.add(identifier)
-    component = config.component(identifier)
-    if component is not None:
-        return [identifier] if is_monai_network(component.name) else []
-    value = config.get(identifier)
-    behind = (_networks_behind(config, i, seen) for i in references(value))
-    return list(dict.fromkeys(n for names in behind for n in names))
-
-
-def is_monai_network(name: str) -> bool:
-    """Whether a class name is one of ``monai.networks.nets``."""
-    symbol = getattr(monai.networks.nets, name, None)
-    return isinstance(symbol, type) and issubclass(symbol, nn.Module)
-
-
-def _network_class(config: TrainConfig, network_def: str) -> str:
-    component = config.component(network_def)
-    if component is None or not is_monai_network(component.name):
-        name = component.name if component else repr(config.get(network_def))[:60]
-        msg = (
-            f"{network_def} is {name}, no network of monai.networks.nets: it could be trained, but "
-            "not exported. Name the definition with --network_def ID, or use a MONAI network."
-        )
-        raise UserError(msg)
-    return component.name
 
 
 def _scheduler(config: TrainConfig, given: str) -> str | None:
@@ -212,9 +176,9 @@ def _metric(config: TrainConfig, evaluator: str, given: str) -> str:
     if name not in every:
         why = f"{evaluator} has no metric {name}" if name else f"{evaluator} has no key_val_metric"
         raise ask("the score", "metric", why, list(every))
-    if every[name] in _LOWER_IS_BETTER:
+    if every[name].endswith(_LOWER_IS_BETTER):
         better = [n for n in every if every[n] in _HIGHER_IS_BETTER]
-        why = f"{name} is a {every[name]}, where lower is better; growth needs the opposite"
+        why = f"{name} is a {every[name]}, where lower is better, and growth needs the opposite"
         raise ask("one", "metric", why, better)
     if not given and every[name] not in _HIGHER_IS_BETTER:
         why = f"{name} is a {every[name]}, and whether higher is better is not known here"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from ...errors import UserError
+from ...networks.searched import SPACE
+from .network import definition_at
 from .parts import Parts
 from .train_config import TrainConfig, reference, references
 
@@ -52,14 +54,16 @@ def refuse_a_wrapped_network(config: TrainConfig, parts: Parts) -> None:
 
 def refuse_a_network_of_objects(config: TrainConfig, parts: Parts) -> None:
     """Raise for a definition with another component in it: export writes plain values only."""
-    definition = config.component(parts.network_def)
-    waiting = list(definition.arguments.items()) if definition is not None else []
+    definition = definition_at(config, parts.network_def) or {}
+    waiting = [(k, v) for k, v in definition.items() if not k.startswith("_")]
     for _ in range(_MOST_ARGUMENTS):
         if not waiting:
             return
         name, value = waiting.pop()
         target = reference(value)
         value = config.get(config.follow(target)) if target is not None else value
+        if isinstance(value, dict) and str(value.get("_target_")).endswith(SPACE):
+            continue  # DiNTS: its search space is written as plain values
         if isinstance(value, dict) and "_target_" in value:
             msg = (
                 f"{parts.network_def} takes an object for {name} ({value['_target_']}); a network "

@@ -38,6 +38,8 @@ class Content:
         plan: the kinds that grow, and what one set adds.
         notes: sentences for the head.
         compiled: ids of ``compile`` to switch off.
+        own_code: the config needs the bundle's package ``scripts``.
+        trust: export has to import it as well.
     """
 
     name: str
@@ -55,6 +57,8 @@ class Content:
     plan: Plan
     notes: Sequence[str]
     compiled: Sequence[str]
+    own_code: bool = False
+    trust: bool = False
 
 
 def overlay_text(content: Content, parts: Parts, redirects: Sequence[Redirect]) -> str:
@@ -73,8 +77,10 @@ def _head(content: Content, parts: Parts) -> str:
     run = "run" if parts.run == "run" else f"run {parts.run}"
     out, bundle = shlex.quote(content.output_dir), shlex.quote(content.bundle)
     files = f"\"['{content.config_file}','dendrites.yaml']\""
+    # MONAI puts the bundle's folder on the path only after its first expressions have run.
+    path = f"PYTHONPATH={bundle}:$PYTHONPATH " if content.own_code else ""
     command = [
-        f"python -m monai.bundle {run} --config_file {files}",
+        f"{path}python -m monai.bundle {run} --config_file {files}",
         f"--bundle_root {bundle} --output_dir {out}",
     ]
     if content.log_files:
@@ -97,6 +103,7 @@ def _head(content: Content, parts: Parts) -> str:
     commented = [line for text in lines for line in _comment(text)]
     export = f"python -m perforated_monai export {out} --bundle {bundle}"
     export += f" --out {shlex.quote(f'{outside}{content.name}_dendritic')}"
+    export += " --trust" if content.trust else ""
     shown = [_one_line(line) for line in (*command, export)]
     commands = [f"#   {shown[0]} \\", f"#     {shown[1]}", f"#   {shown[2]}"]
     first = len(_comment(lines[0]))

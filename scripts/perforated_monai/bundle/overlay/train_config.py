@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 from monai.bundle import ConfigParser, ReferenceResolver
 
 from ...errors import UserError
-from ..configs import load_config
+from ..configs import SUFFIXES, load_config
 from ..ids import has, merged, value_of
 
+_TRAINER = re.compile(r"_target_['\"]?\s*:\s*['\"]?[\w.]*Trainer\b")
 _NAMES = ("train.json", "train.yaml", "train.yml")
 
 
@@ -52,6 +54,10 @@ class TrainConfig:
     def get(self, identifier: str, default: Any = None) -> Any:
         """Content under an id (``train::trainer``); ``default`` where there is none."""
         return value_of(self._full, identifier, default)
+
+    def get_all(self) -> dict[str, Any]:
+        """The whole config, macros replaced."""
+        return self._full
 
     def top_keys(self) -> list[str]:
         """Top-level keys, in the file's order."""
@@ -147,8 +153,25 @@ def _find(bundle: Path, config: str) -> Path:
         return file
     there = [bundle / "configs" / n for n in _NAMES if (bundle / "configs" / n).is_file()]
     if len(there) != 1:
-        names = " and ".join(f.name for f in there) or "none of " + ", ".join(_NAMES)
-        others = sorted(p.name for p in (bundle / "configs").glob("*") if p.is_file())
-        msg = f"{bundle}/configs has {names}: name one with --config. Files: {', '.join(others)}."
-        raise UserError(msg)
+        raise _no_single_config(bundle, [f.name for f in there])
     return there[0]
+
+
+def _no_single_config(bundle: Path, there: list[str]) -> UserError:
+    """What to name with --config, or that nothing here trains."""
+    if there:
+        return UserError(
+            f"{bundle}/configs has {' and '.join(there)}: name one of them with --config."
+        )
+    files = sorted(f for f in (bundle / "configs").glob("*") if f.suffix in SUFFIXES)
+    trains = [f.name for f in files if _TRAINER.search(f.read_text("utf-8", errors="replace"))]
+    if not trains:
+        shown = ", ".join(f.name for f in files) or "no config at all"
+        return UserError(
+            f"{bundle}/configs has no training with one of MONAI's trainers (looked into {shown}): "
+            "there is nothing that an overlay could let grow."
+        )
+    return UserError(
+        f"{bundle}/configs has none of {', '.join(_NAMES)}: name one with --config. "
+        f"Configs with a trainer: {', '.join(trains)}."
+    )

@@ -15,7 +15,7 @@ from ...errors import UserError
 from ...networks.agreement import LEAST_AGREEMENT, compare, outputs
 from ..by_rule import LOADERS, candidates
 from ..engines import ENGINES, load_engines, require_engine
-from ..formats import FIXED_SIZE, Source
+from ..formats import Source, is_fixed
 from ..quiet import without_warnings
 from .infer import Predictor
 from .pipeline import InferenceBundle, default_device
@@ -178,7 +178,9 @@ def _source(bundle: InferenceBundle) -> Source:
     windows = bundle.windows()
     sizes: Sequence[Any] = windows.roi_size if windows else (0, 0, 0)
     shape = (bundle.channels, *[int(s) if s > 0 else _EXAMPLE for s in sizes])
-    return Source(bundle.folder, network, shape, type(network).__name__ in FIXED_SIZE)
+    kind = type(network)
+    own = is_fixed(f"{kind.__module__}.{kind.__name__}")
+    return Source(bundle.folder, network, shape, own or is_fixed(kind.__name__))
 
 
 def _device(device: str | torch.device | None) -> torch.device:

@@ -1,0 +1,51 @@
+"""A bundle's own package ``scripts``, importable for a while by someone who trusts the bundle."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+OWN = "scripts"
+
+
+def has_own_code(bundle: Path, config: Any) -> bool:
+    """Whether a bundle has a ``scripts`` folder and a config names something in it."""
+    there = any((bundle / OWN).glob("*.py"))
+    return there and OWN in _words(config)
+
+
+@contextlib.contextmanager
+def own_code(bundle: str | Path) -> Iterator[None]:
+    """Put a bundle's folder first on ``sys.path``; another bundle's ``scripts`` is forgotten.
+
+    Two bundles have a package of this one name. Classes that were made from the former stay alive.
+    """
+    place = str(Path(bundle).resolve())
+    for name in [n for n in sys.modules if n.partition(".")[0] == OWN]:
+        home = str(getattr(sys.modules[name], "__file__", None) or "")
+        if not home.startswith(f"{place}/"):
+            del sys.modules[name]
+    importlib.invalidate_caches()
+    sys.path.insert(0, place)
+    writes = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True  # nothing is written into the bundle
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = writes
+        with contextlib.suppress(ValueError):
+            sys.path.remove(place)
+
+
+def _words(value: Any) -> set[str]:
+    """Every word of the texts in a config."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return set().union(*map(_words, value))
+    text = value if isinstance(value, str) else ""
+    return set("".join(c if c.isalnum() or c == "_" else " " for c in text).split())
