@@ -25,10 +25,7 @@ def own_code(bundle: str | Path) -> Iterator[None]:
     Two bundles have a package of this one name. Classes that were made from the former stay alive.
     """
     place = str(Path(bundle).resolve())
-    for name in [n for n in sys.modules if n.partition(".")[0] == OWN]:
-        home = str(getattr(sys.modules[name], "__file__", None) or "")
-        if not home.startswith(f"{place}/"):
-            del sys.modules[name]
+    _forget()
     importlib.invalidate_caches()
     sys.path.insert(0, place)
     writes = sys.dont_write_bytecode
@@ -39,6 +36,12 @@ def own_code(bundle: str | Path) -> Iterator[None]:
         sys.dont_write_bytecode = writes
         with contextlib.suppress(ValueError):
             sys.path.remove(place)
+        _forget()
+
+
+def _forget() -> None:
+    for name in [n for n in sys.modules if n.partition(".")[0] == OWN]:
+        del sys.modules[name]
 
 
 def _words(value: Any) -> set[str]:

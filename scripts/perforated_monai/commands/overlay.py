@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 
 def overlay(
@@ -22,6 +23,7 @@ def overlay(
     evaluator: str = "",
     metric: str = "",
     trust: bool = False,
+    compat: str = "",
 ) -> int:
     """Print a dendrites.yaml that grows dendrites in any MONAI bundle; nothing of it is run.
 
@@ -43,11 +45,13 @@ def overlay(
         evaluator: what validates.
         metric: name of the score to follow; higher must be better.
         trust: read and train what verify refuses, a network of the bundle's own code included.
+        compat: write the lines alone that the bundle needs under the installed MONAI to this file.
     """
     from ..bundle.folder import bundle_folder
-    from ..bundle.overlay.make import Choices, make_overlay
+    from ..bundle.overlay.make import Choices, make_compat, make_overlay
     from ..bundle.overlay.parts import Given
     from ..bundle.verify.trust import trusted
+    from ..files import write_text
     from ..inference.formats import as_list
 
     given = Given(
@@ -72,6 +76,9 @@ def overlay(
     )
     folder = bundle_folder(str(bundle))
     line = trusted(folder, ("train",), trust, config=str(config))
+    if compat:
+        mends = make_compat(folder, str(config))
+        write_text(Path(str(compat)), mends or "{}  # nothing is known to fail\n")
     text = make_overlay(folder, choices)
     print(line, file=sys.stderr)  # the overlay itself is what is printed
     print(text, end="")

@@ -108,7 +108,7 @@ def test_what_is_not_clear_is_asked_for_by_name(
     [
         (gan, r"train::trainer \(GanTrainer\) has no network.*cannot grow"),
         (own_network, r"network_def is scripts\.nets\.MyNet.*add --trust"),
-        (lambda c: c["train"].pop("trainer"), "No candidate was found"),
+        (lambda c: c["train"].pop("trainer"), "nothing in it could be it"),
         (lambda c: c.update(run=["$print('hello')"]), "No expression of train.json runs"),
         (lambda c: c["validate"].update(postprocessing="%nowhere"), "macro .* leads nowhere"),
         (lambda c: c.update(_disabled_=1) or c["train"]["trainer"].update(_disabled_=True),
@@ -127,7 +127,7 @@ def test_what_cannot_be_found_is_said(change: Change, message: str, bundle: Call
         ({"trainer": "train::handlers"}, "no single component|no component"),
         ({"evaluator": "optimizer"}, "optimizer has no key_val_metric"),
         ({"metric": "dice"}, "no metric dice.*val_mean_dice, val_accuracy"),
-        ({"network_def": "optimizer"}, "optimizer is Novograd, no network of monai"),
+        ({"network_def": "optimizer"}, "optimizer is .*Novograd, no network of monai"),
     ],
 )
 def test_a_wrong_name_is_said_with_the_right_ones(
@@ -137,8 +137,8 @@ def test_a_wrong_name_is_said_with_the_right_ones(
         overlay(bundle(), given=named)
 
 
-def test_a_network_of_own_code_is_refused_for_it_could_not_be_exported(bundle: Callable) -> None:
-    with pytest.raises(UserError, match=r"network_def is MyNet, no network of monai.networks.nets"):
+def test_a_network_of_own_code_is_not_asked_for_in_a_circle(bundle: Callable) -> None:
+    with pytest.raises(UserError, match=r"network_def is scripts\.nets\.MyNet.*add --trust"):
         overlay(bundle(own_network), given={"network_def": "network_def"})
 
 

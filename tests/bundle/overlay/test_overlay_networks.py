@@ -58,6 +58,9 @@ def test_with_trust_it_grows_and_the_commands_say_what_they_need(
     assert "a Net of network_def" in text and "in 2 layers" in text
     assert f"PYTHONPATH={folder}:$PYTHONPATH python -m monai.bundle run" in text
     assert next(li for li in text.splitlines() if " export " in li).endswith("--trust")
+
+
+def test_a_bundle_without_own_code_needs_no_path(bundle: Callable[..., Path]) -> None:
     assert "PYTHONPATH" not in make_overlay(bundle())
 
 

@@ -13,6 +13,7 @@ from ...reading import from_yaml
 from ..configs import read_config
 from ..ids import merged, value_of
 from ..own_code import has_own_code, own_code
+from .compat import find_mends, mended, version_note
 from .parts import Given, Parts, find_parts
 from .plan import Plan, plan_growth
 from .redirect import find_redirects, log_files
@@ -24,7 +25,7 @@ from .refuse import (
     refuse_a_wrapped_network,
     refuse_what_cannot_grow,
 )
-from .text import Content, overlay_text
+from .text import Content, compat_text, overlay_text
 from .train_config import TrainConfig, read_train_config
 
 LAYER_TYPES = ("Conv2d", "Conv3d", "ConvTranspose2d", "ConvTranspose3d")
@@ -66,12 +67,15 @@ def make_overlay(bundle: str | Path, choices: Choices | None = None) -> str:
 
 def _overlay(folder: Path, choices: Choices) -> str:
     config = read_train_config(folder, choices.config)
+    mends = find_mends(config)
+    note = version_note(config, mends)
+    config = mended(config, mends)
     refuse_what_cannot_grow(config)
     parts = find_parts(config, choices.given, choices.trust)
     refuse_a_wrapped_network(config, parts)
     refuse_a_network_of_objects(config, parts)
     plan = _plan(config, parts, choices)
-    start, note = _start(folder, config, choices)
+    start, why = _start(folder, config, choices)
     content = Content(
         name=folder.resolve().name,
         config_file=config.file.as_posix(),
@@ -81,12 +85,13 @@ def _overlay(folder: Path, choices: Choices) -> str:
         bundle_root="" if "bundle_root" in config else folder.as_posix(),
         lists={key: config.get(key) for key in ("imports", "initialize", "finalize")},
         start=start,
-        start_note=note,
+        start_note=why,
         layer_types=choices.layer_types,
         layer_names=choices.layers,
         freeze_base=choices.freeze_base,
         plan=plan,
-        notes=[*plan.notes, *notes_on(config, parts)],
+        notes=[*([note] if note else []), *plan.notes, *notes_on(config, parts)],
+        mends=mends,
         compiled=compiled_engines(config, parts),
         own_code=has_own_code(folder, config.get_all()),
         trust=choices.trust,
@@ -94,6 +99,22 @@ def _overlay(folder: Path, choices: Choices) -> str:
     text = overlay_text(content, parts, find_redirects(config))
     _verify(text, config, parts)
     return text
+
+
+def make_compat(bundle: str | Path, config: str = "") -> str:
+    """Text of ``compat.yaml``: what lets a bundle itself train under the installed MONAI.
+
+    Args:
+        bundle: its folder.
+        config: see ``Choices``.
+
+    Returns:
+        "" where nothing is known to fail.
+
+    Raises:
+        UserError: for a config that cannot be read.
+    """
+    return compat_text(find_mends(read_train_config(Path(bundle), config)))
 
 
 def _beside(folder: Path) -> str:

@@ -179,6 +179,8 @@ def _metric(config: TrainConfig, evaluator: str, given: str) -> str:
     if every[name].endswith(_LOWER_IS_BETTER):
         better = [n for n in every if every[n] in _HIGHER_IS_BETTER]
         why = f"{name} is a {every[name]}, where lower is better, and growth needs the opposite"
+        if not better:
+            raise UserError(f"{why}: this training has no other score, so it cannot grow.")
         raise ask("one", "metric", why, better)
     if not given and every[name] not in _HIGHER_IS_BETTER:
         why = f"{name} is a {every[name]}, and whether higher is better is not known here"

@@ -10,9 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import monai
+import yaml
+
 from ..._version import __version__
 from ...dendrites.config import DendriteConfig
 from ...dendrites.kinds import SETTINGS, owners
+from .compat import Mend
 from .parts import Parts
 from .plan import Plan
 from .redirect import Redirect
@@ -38,6 +42,7 @@ class Content:
         plan: the kinds that grow, and what one set adds.
         notes: sentences for the head.
         compiled: ids of ``compile`` to switch off.
+        mends: what the bundle needs under the installed MONAI.
         own_code: the config needs the bundle's package ``scripts``.
         trust: export has to import it as well.
     """
@@ -57,6 +62,7 @@ class Content:
     plan: Plan
     notes: Sequence[str]
     compiled: Sequence[str]
+    mends: Sequence[Mend] = ()
     own_code: bool = False
     trust: bool = False
 
@@ -70,7 +76,24 @@ def overlay_text(content: Content, parts: Parts, redirects: Sequence[Redirect]) 
         _moves(content, redirects),
         _handlers(content, parts),
     ]
+    if content.mends:
+        sections.insert(3, compat_text(content.mends).rstrip("\n"))
     return "\n\n".join(sections) + "\n"
+
+
+def compat_text(mends: Sequence[Mend]) -> str:
+    """The overrides of mends, each below the sentence that says what fails; "" for none."""
+    if not mends:
+        return ""
+    lines = _comment(
+        f"What the bundle needs under monai {monai.__version__}. Alone, for training without "
+        "dendrites: overlay --compat compat.yaml."
+    )
+    for mend in mends:
+        lines += _comment(mend.reason)
+        for identifier, value in mend.lines.items():
+            lines.append(f"{_key(identifier)}: {_flow(value)}")
+    return "\n".join(lines) + "\n"
 
 
 def _head(content: Content, parts: Parts) -> str:
@@ -220,6 +243,13 @@ def _comment(text: str) -> list[str]:
 def _one_line(text: str) -> str:
     """No text of the bundle may end a comment's line."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+
+
+def _flow(value: Any) -> str:
+    """A value on one line; unlike in JSON, small floats read back as floats."""
+    if isinstance(value, str):
+        return _scalar(value)
+    return yaml.safe_dump(value, default_flow_style=True, width=10**9, sort_keys=False).strip()
 
 
 def _key(identifier: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,10 @@ class TrainConfig:
     def get(self, identifier: str, default: Any = None) -> Any:
         """Content under an id (``train::trainer``); ``default`` where there is none."""
         return value_of(self._full, identifier, default)
+
+    def with_overrides(self, lines: Mapping[str, Any]) -> TrainConfig:
+        """The config with ids overridden as another config file would, ``+`` included."""
+        return TrainConfig(merged(self._raw, lines), self.file)
 
     def get_all(self) -> dict[str, Any]:
         """The whole config, macros replaced."""
@@ -160,9 +164,7 @@ def _find(bundle: Path, config: str) -> Path:
 def _no_single_config(bundle: Path, there: list[str]) -> UserError:
     """What to name with --config, or that nothing here trains."""
     if there:
-        return UserError(
-            f"{bundle}/configs has {' and '.join(there)}: name one of them with --config."
-        )
+        return UserError(f"{bundle}/configs has {' and '.join(there)}: name one with --config.")
     files = sorted(f for f in (bundle / "configs").glob("*") if f.suffix in SUFFIXES)
     trains = [f.name for f in files if _TRAINER.search(f.read_text("utf-8", errors="replace"))]
     if not trains:
