@@ -141,7 +141,7 @@ class Bundle:
     def segment(self) -> str:
         if not self._recipe.segment:
             return "- for one 3-D image"
-        volume = next(iter(sorted(self._data().rglob("*.nii.gz"))))
+        volume = self._scan()
         masks = self.work / "segmented"
         shutil.rmtree(masks, ignore_errors=True)
         trust = " --trust" if self._recipe.trust else ""
@@ -180,6 +180,16 @@ class Bundle:
     def _data(self) -> Path:
         (self.work / "data").mkdir(exist_ok=True)
         return self.work / "data"
+
+    def _scan(self) -> Path:
+        """One volume, or a list of one case where the network takes several channels."""
+        data = self._data()
+        channels = sorted(data.glob("i0_*.nii.gz"))
+        if not channels:
+            return next(iter(sorted(data.rglob("*.nii.gz"))))
+        case = {"case": "c0", "image": [str(file) for file in channels]}
+        (data / "cases.json").write_text(json.dumps([case]))
+        return data / "cases.json"
 
     def _training(self) -> str:
         """The printed command, with a file that makes it small behind the overlay."""

@@ -236,14 +236,14 @@ RECIPES: dict[str, Recipe] = {
         folders(5, 32, 4, names=("img{:02}.nii.gz", "lbl{:02}.nii.gz"), test="test/t.nii.gz",
                 infer="/test")
     ),
-    "spleen_ct_segmentation": Recipe(folders(4, 40, 2, spacing=1.5)),
+    "spleen_ct_segmentation": Recipe(folders(4, 48, 2, spacing=1.5)),
     "spleen_deepedit_annotation": Recipe(folders(4, 40, 2), 64),
     "swin_unetr_btcv_segmentation": Recipe(folders(4, 64, 14, spacing=1.5), 64),
     "ventricular_short_axis_3label": Recipe(
         *(ventricular, 64, 2), train={"num_iters": 2, "batch_size": 2, "num_substeps": 1}
     ),
     "vista3d": Recipe(vista3d, 64, segment=False),
-    "wholeBody_ct_segmentation": Recipe(folders(4, 40, 9, spacing=1.5)),
+    "wholeBody_ct_segmentation": Recipe(folders(4, 48, 9, spacing=1.5)),
     "wholeBrainSeg_Large_UNEST_segmentation": Recipe(
         folders(4, 96, 9, names=("images/c{:02}.nii.gz", "labels/c{:02}.nii.gz"),
                 test="test/t.nii.gz", infer="/test"), 96, trust=True

@@ -15,6 +15,8 @@ from .kinds.sited import SitedKind
 from .patterns import matches
 from .trace import Trace, trace
 
+_SHOWN = 5  # names in a message about many layers
+
 
 class NoMatchingLayerError(UserError):
     """Raised when a pattern matches nothing or none is left; the run would be silent about it."""
@@ -95,7 +97,7 @@ def input_layers(network: nn.Module, config: DendriteConfig) -> list[str]:
             continue
         chosen.append(name)
     if frozen:
-        warnings.warn(f"Frozen layers do not grow: {', '.join(frozen)}.", stacklevel=3)
+        warnings.warn(f"Frozen layers do not grow: {_few(frozen, ', ')}.", stacklevel=3)
     if not chosen:
         raise NoMatchingLayerError(_nothing(network, config, typed, frozen))
     return _of_kind(typed, chosen, config)
@@ -134,9 +136,16 @@ def _of_kind(modules: dict[str, nn.Module], chosen: list[str], config: DendriteC
             f"{first!r}: {reasons[first]}. Take kind low_rank or copy."
         )
         raise NoMatchingLayerError(msg)
-    shown = "; ".join(f"{name} ({reason})" for name, reason in reasons.items())
-    warnings.warn(f"Layers without {kind.name} dendrites do not grow: {shown}.", stacklevel=4)
+    shown = _few([f"{name} ({reason})" for name, reason in reasons.items()], "; ")
+    said = f"Layers without {kind.name} dendrites do not grow: {shown}."
+    warnings.warn(said, stacklevel=4)
     return left
+
+
+def _few(texts: list[str], between: str) -> str:
+    """The first texts of many, and how many there are."""
+    more = f"{between}… ({len(texts)} in all)" if len(texts) > _SHOWN else ""
+    return between.join(texts[:_SHOWN]) + more
 
 
 def _nothing(

@@ -184,12 +184,14 @@ def _network_record(
 def _eval_metrics(metadata: dict[str, Any], best: Best) -> dict[str, float]:
     """``eval_metrics`` of ``metadata.json``: mean Dice and that of each structure."""
     heads = metadata["network_data_format"]["outputs"]
+    metric = best.get("metric", "Dice")
+    metrics = {"mean_dice" if metric == "Dice" else metric: round(best["dice"], 4)}
     if "pred" not in heads:
-        return {str(best.get("metric", "mean_dice")): round(best["dice"], 4)}
+        return metrics
     pred = heads["pred"]
     names, values = pred.get("channel_def", {}), best["dice_per_class"] or []
     first = int(pred["num_channels"]) - len(values)  # 1 where channel 0 is background
-    metrics = {"mean_dice": round(best["dice"], 4)}
     for i, value in enumerate(values, start=max(first, 0)):
-        metrics[f"dice_{names.get(str(i), i)}".replace(" ", "_")] = round(value, 4)
+        name = f"{metric.lower()}_{names.get(str(i), i)}".replace(" ", "_")
+        metrics[name] = round(value, 4)
     return metrics

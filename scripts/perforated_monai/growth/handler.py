@@ -211,8 +211,8 @@ class DendriteHandler:
         )
         run.say(
             f"dendrite set {outcome.sets} added to {len(self.tracker.layers)} layers after epoch "
-            f"{trainer.state.epoch}: back to Dice {before:.4f} of epoch {run.best_epoch}, "
-            f"{after:,} parameters"
+            f"{trainer.state.epoch}: back to {run.score_name} {before:.4f} of epoch "
+            f"{run.best_epoch}, {after:,} parameters"
         )
 
     def _growth_ended(self, trainer: Any) -> None:
@@ -238,7 +238,8 @@ class DendriteHandler:
     def _log_rejection(self) -> None:
         if self._trial is not None:
             self.run.log("reject", **self._facts())
-            self.run.say(f"dendrite set {self._trial['sets']} rejected: Dice did not pass the best")
+            name, sets = self.run.score_name, self._trial["sets"]
+            self.run.say(f"dendrite set {sets} rejected: {name} did not pass the best")
             self._trial = None
 
     def _facts(self) -> dict[str, Any]:

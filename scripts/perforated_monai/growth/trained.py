@@ -77,6 +77,7 @@ class Trained:
             "best_epoch": self.best["epoch"],
             "epochs": sum(e["event"] == "epoch" for e in events),
             "validation_dice": self.best["dice"],
+            "validation_metric": self.best.get("metric", "Dice"),
             "validation_dice_per_class": self.best["dice_per_class"],
             "structure_history": [e for e in events if e["event"] in ("grow", "accept", "reject")],
             "dendrites": growth["config"] if growth else None,

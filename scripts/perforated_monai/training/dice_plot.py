@@ -39,7 +39,8 @@ def dice_axes(
         name = "dendrites added" if i == 0 else None
         axes.axvline(event["epoch"] + 0.5, color=color, linestyle=":", linewidth=2, label=name)
     axes.set_xlabel("epoch")
-    axes.set_ylabel("validation Dice, mean of classes")
+    name = next((e["metric"] for e in epochs if e.get("metric")), "Dice")
+    axes.set_ylabel("validation Dice, mean of classes" if name == "Dice" else f"validation {name}")
     axes.grid(alpha=0.25)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -80,6 +80,8 @@ class History:
         if self._board:
             for name in ("loss", "dice", "dendrite_sets", "parameters"):
                 if event[name] is not None:
-                    self._board.add_scalar(name, event[name], event["epoch"])
+                    other = event.get("metric", "Dice") if name == "dice" else "Dice"
+                    label = name if other == "Dice" else other
+                    self._board.add_scalar(label, event[name], event["epoch"])
             self._board.add_scalar("lr", event["lr"][0], event["epoch"])
             self._board.flush()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ignite.engine import Engine, Events
@@ -41,3 +41,8 @@ def validation_interval(trainer: Any, evaluator: Any) -> int | None:
         if getattr(handler, "validator", None) is evaluator and handler.epoch_level:
             return int(handler.interval)
     return None
+
+
+def loss_of(output: Any) -> float:
+    """The loss of a step; a trainer that decollates has one entry a case, with the loss in each."""
+    return float((output if isinstance(output, Mapping) else output[0])["loss"])

@@ -23,7 +23,7 @@ def last_line(best: Best, grown: bool, folder: Path) -> str:
         folder: of the run.
     """
     sets = 0 if best["growth"] is None else int(best["growth"]["sets"])
-    result = f"best Dice {best['dice']:.4f} at epoch {best['epoch']}"
+    result = f"best {best.get('metric', 'Dice')} {best['dice']:.4f} at epoch {best['epoch']}"
     if grown and sets == 0:
         result += "; no dendrite was integrated: the best network is the one without dendrites"
     elif grown:

@@ -11,11 +11,14 @@ from tqdm import tqdm
 class Progress:
     """Progress of a training run on stderr.
 
-    On a terminal one bar an epoch shows loss, Dice, parameters, dendrites and the time left of the
+    On a terminal one bar an epoch shows loss, score, parameters, dendrites and the time left of the
     whole run; in a log file each epoch is one line. ``enabled=False`` shows neither.
     """
 
-    def __init__(self, epochs: int, steps: int, enabled: bool = True, done: int = 0) -> None:
+    def __init__(
+        self, epochs: int, steps: int, enabled: bool = True, done: int = 0, score: str = "Dice"
+    ) -> None:
+        self._score = score
         self.epochs, self.steps, self.enabled = epochs, steps, enabled
         self.terminal = enabled and sys.stderr.isatty()
         self._started, self._first = time.monotonic(), done
@@ -40,9 +43,8 @@ class Progress:
     ) -> None:
         """Close the bar and, away from a terminal, print the epoch's line."""
         score = "  --  " if dice is None else f"{dice:.4f}"
-        self._facts = (
-            f"Dice {score}  dendrites {sets}  {parameters:,} parameters  {self.left(epoch)} left"
-        )
+        facts = (f"{self._score} {score}", f"dendrites {sets}", f"{parameters:,} parameters")
+        self._facts = "  ".join([*facts, f"{self.left(epoch)} left"])
         if self._bar is not None:
             self._bar.close()
             self._bar = None

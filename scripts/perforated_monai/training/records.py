@@ -34,7 +34,8 @@ class Best(TypedDict):
 
     Attributes:
         epoch: of the trainer, from 1.
-        dice: mean Dice, in [0, 1].
+        dice: the score, in [0, 1]: mean Dice, or the metric that ``metric`` names.
+        metric: ``Dice``, or the metric's own name; missing in files of earlier versions.
         dice_per_class: mean of each foreground class, where the metric tells.
         network: state dict as it trains, with the tracker's own names where it grew.
         growth: None for a run without growth.
@@ -42,6 +43,7 @@ class Best(TypedDict):
 
     epoch: int
     dice: float
+    metric: NotRequired[str]
     dice_per_class: list[float] | None
     network: dict[str, Tensor]
     growth: GrowthRecord | None

@@ -24,7 +24,7 @@ from .definition import refuse_another_definition
 from .federated import refuse_in_federation
 from .growth_protocol import Growth
 from .history import History
-from .ignite_events import call_first, set_sampler_epoch
+from .ignite_events import call_first, loss_of, set_sampler_epoch
 from .messages import advice, bad_loss, last_line
 from .optimizer import OptimizerRefresh
 from .progress import Progress
@@ -36,7 +36,7 @@ from .run_folder import RunFolder
 from .seeds import seed_everything, whole_seed
 from .sigterm import LeaveOnSigterm
 from .trained_on import trained_on
-from .validation import NothingFound, refuse_epochs, score_of
+from .validation import NothingFound, refuse_epochs, score_of, shown_name
 
 _runs: weakref.WeakKeyDictionary[Engine, RunHandler] = weakref.WeakKeyDictionary()
 
@@ -108,8 +108,7 @@ class RunHandler:
         self.growth: Growth | None = None
         self.score: float | None = None
         self.best_score, self.best_epoch = -math.inf, 0
-        self.is_main = distributed.rank() == 0
-        self._open = False
+        self.is_main, self._open = distributed.rank() == 0, False
         self._sigterm, self._nothing_found = LeaveOnSigterm(), NothingFound()
         self._resumable = Resumable(network, optimizer, lr_scheduler)
 
@@ -124,6 +123,11 @@ class RunHandler:
             msg = "DendriteHandler needs a RunHandler before it in train::handlers: add one."
             raise UserError(msg)
         return _runs[trainer]
+
+    @property
+    def score_name(self) -> str:
+        """What the score is called: ``Dice``, or the metric's own name."""
+        return shown_name(self.evaluator, self.metric)
 
     def grow_by(self, growth: Growth) -> None:
         """Let a handler change the network's structure during the run; call it on ``attach``."""
@@ -172,7 +176,7 @@ class RunHandler:
             trainer.state.max_epochs,
             trainer.state.epoch_length or 0,
             self._show and self.is_main,
-            done=trainer.state.epoch,
+            *(trainer.state.epoch, self.score_name),
         )
         self._sigterm.install()
 
@@ -222,7 +226,7 @@ class RunHandler:
             seed_everything(self.seed, trainer.state.epoch, distributed.rank())
 
     def _iteration_completed(self, trainer: Any) -> None:
-        loss = _loss_of(trainer.state.output)
+        loss = loss_of(trainer.state.output)
         if not math.isfinite(loss):
             raise UserError(bad_loss(trainer, loss, self.checkpoints.folder))
         self._losses.append(loss)
@@ -245,6 +249,7 @@ class RunHandler:
                 {
                     "epoch": self.best_epoch,
                     "dice": self.score,
+                    "metric": self.score_name,
                     "dice_per_class": self._per_class,
                     "network": self.network.state_dict(),
                     "growth": None if self.growth is None else self.growth.describe(),
@@ -274,6 +279,7 @@ class RunHandler:
             "epoch": epoch,
             "loss": loss,
             "dice": self.score,
+            "metric": self.score_name,
             "dice_per_class": self._per_class if self.score is not None else None,
             "lr": self._lr,
             "dendrite_sets": sets,
@@ -309,8 +315,8 @@ class RunHandler:
             self._close()
             msg = "no validation gave a score that is a number, so there is no best network."
             raise UserError(f"{self.folder.path}: {msg}")
-        sets = 0 if best["growth"] is None else int(best["growth"]["sets"])
         if self.is_main:
+            sets = 0 if best["growth"] is None else int(best["growth"]["sets"])
             facts = {"best_dice": best["dice"], "best_epoch": best["epoch"]}
             self.log("complete", **facts, integrated_dendrite_sets=sets)
             self.history.flush()
@@ -327,10 +333,8 @@ class RunHandler:
     def _failed(self, trainer: Any, error: BaseException) -> None:
         self._close()
         cure = advice(trainer, error)
-        shown = error
-        if cure is not None:
-            shown = UserError(f"{cure} Checkpoints in {self.checkpoints.folder} are kept.")
-        shown = distributed.explain(shown)
+        kept = f"{cure} Checkpoints in {self.checkpoints.folder} are kept."
+        shown = distributed.explain(error if cure is None else UserError(kept))
         if shown is error:
             raise error
         raise shown from error
@@ -343,8 +347,3 @@ class RunHandler:
             self.growth.close()
         self._sigterm.restore()
         self.folder.release()
-
-
-def _loss_of(output: Any) -> float:
-    """The loss of a step; a trainer that decollates has one entry a case, with the loss in each."""
-    return float((output if isinstance(output, Mapping) else output[0])["loss"])

@@ -73,6 +73,12 @@ def score_of(evaluator: Any, metric: str | None) -> tuple[float, list[float] | N
     return float(state.metrics[name]), _per_class(state.metric_details.get(name))
 
 
+def shown_name(evaluator: Any, metric: str | None) -> str:
+    """What a person reads for a metric: ``Dice`` for any mean Dice, otherwise its own name."""
+    name = str(metric or evaluator.state.key_metric_name or "Dice")
+    return "Dice" if "dice" in name.lower() else name
+
+
 def _per_class(details: Any) -> list[float] | None:
     """Mean over cases of raw values ``(cases, classes)``, absent classes left out."""
     if not isinstance(details, Tensor) or details.dim() != 2:

@@ -17,13 +17,14 @@ from .large_rules import elsewhere
 
 # Keys that MONAI reads from any config.
 OWN_KEYS = ("_desc_", "_meta_", "imports", "initialize", "run", "finalize")
-FILES = ("LICENSE", "configs/metadata.json", "configs/inference.json", "models/model.pt")
+INFERENCE = "configs/inference.json"  # or in YAML
+FILES = ("LICENSE", "configs/metadata.json", INFERENCE, "models/model.pt")
 
 
 @rule("bundle-files", f"must hold {', '.join(FILES)}")
 def bundle_files(bundle: BundleFiles) -> Iterator[Broken]:
     for file in FILES:
-        if (bundle.root / file).is_file():
+        if (bundle.root / file).is_file() or (file == INFERENCE and bundle.file_of("inference")):
             continue
         if file in elsewhere(bundle):
             cure = "Fetch it: python -m monai.bundle download_large_files --bundle_path <bundle>"

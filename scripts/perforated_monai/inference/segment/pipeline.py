@@ -25,6 +25,7 @@ from ...networks.agreement import exclusive_labels
 from ...networks.weights import load_weights
 from ...reading import read, reason_of
 from .bundle_code import bundle_code
+from .steps import image_keys, name_of, put_steps, without_macros
 from .window import Windows
 
 IMAGE, PRED = "image", "pred"
@@ -149,14 +150,15 @@ def load_bundle(folder: str | Path, overlap: float | None = None) -> InferenceBu
         msg = f"{given} is a file; a bundle is a folder. Unpack it, and give the folder."
         raise UserError(msg)
     file = find_config(folder, "inference")
-    config = _read(folder, file.name if file is not None else "inference.json")
+    name = file.name if file is not None else "inference.json"
+    config = without_macros(_read(folder, name))
     metadata = _read(folder, "metadata.json")
     weights = folder / "models" / "model.pt"
     if not weights.is_file():
         msg = f"{folder} has no models/model.pt: train and export a network, or fetch the weights."
         raise UserError(msg)
     settings = {k: config[k] for k in config if k not in ("handlers", "evaluator", "run")}
-    postfix = _without_files(config, folder)
+    postfix = _without_files(config, f"{folder}/configs/{name}")
     _prepare(config, folder, overlap)
     image, pred = _formats(metadata, folder)
     with bundle_code(folder), _parsing:
@@ -228,36 +230,30 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def _without_files(config: dict[str, Any], folder: Path) -> str:
+def _without_files(config: dict[str, Any], file: str) -> str:
     """Take LoadImaged and SaveImaged out of the configuration; the postfix of mask names."""
-    first = _steps(config, "preprocessing", folder)
-    if not first or _class(first[0]) != "LoadImaged":
-        msg = f"{folder}: preprocessing of inference.json must begin with LoadImaged."
+    first = put_steps(config, "preprocessing", file)
+    if not first or name_of(first[0]) != "LoadImaged":
+        msg = f"{file}: preprocessing must begin with LoadImaged. Correct it."
+        raise UserError(msg)
+    keys = image_keys(config, first[0])
+    if len(keys) != 1:
+        msg = (
+            f"{file}: preprocessing reads {', '.join(keys)}; segment gives one image a case. Use "
+            "`python -m monai.bundle run` for this bundle."
+        )
         raise UserError(msg)
     # Volumes come with their channels in front: the image alone would get another axis.
-    first[:] = [t for t in first[1:] if _class(t) != "EnsureChannelFirstd"]
-    steps = _steps(config, "postprocessing", folder)
-    saving = [t for t in steps if _class(t) == "SaveImaged"]
+    first[:] = [t for t in first[1:] if name_of(t) != "EnsureChannelFirstd"]
+    steps = put_steps(config, "postprocessing", file)
+    saving = [t for t in steps if name_of(t) == "SaveImaged"]
     steps[:] = [t for t in steps if t not in saving]
     postfix = saving[0].get("output_postfix", "trans") if saving else "seg"
     postfix = str(_parser({**config, "_postfix": postfix}).get_parsed_content("_postfix"))
     if postfix != Path(postfix).name or not postfix.isprintable():
-        msg = f"{folder}: output_postfix must be part of a file name; got {postfix!r}. Correct it."
+        msg = f"{file}: output_postfix must be part of a file name; got {postfix!r}. Correct it."
         raise UserError(msg)
     return postfix
-
-
-def _class(transform: dict[str, Any]) -> str:
-    return str(transform.get("_target_", "")).rpartition(".")[2]
-
-
-def _steps(config: dict[str, Any], key: str, folder: Path) -> list[dict[str, Any]]:
-    part = config[key]
-    steps = part.get("transforms") if isinstance(part, dict) else part
-    if not isinstance(steps, list) or not all(isinstance(t, dict) for t in steps):
-        msg = f"{folder}: {key} of inference.json must be a list of transforms or a Compose of one."
-        raise UserError(msg)
-    return steps
 
 
 def _prepare(config: dict[str, Any], folder: Path, overlap: float | None) -> None:
