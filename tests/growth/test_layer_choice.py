@@ -130,7 +130,7 @@ def dies_in(owner: object, name: str, call: int = 1) -> None:
 POINTS: dict[str, Callable[[], None]] = {
     "while the probe runs": lambda: dies_in(choosing, "expected_gains"),
     "between wrapping anew and the ranking's file": lambda: dies_in(choosing, "write_json"),
-    "before the best is saved anew": lambda: dies_in(choosing.LayerChoice, "_rename_best"),
+    "before the best is saved anew": lambda: dies_in(choosing.LayerChoice, "rename_best"),
     "between the choice and the growth": lambda: dies_in(tracker.Tracker, "add_score", 3),
     "before the checkpoint of the growth": lambda: dies_in(checkpoint.Checkpoints, "save", 2),
     "after the growth": lambda: dies_in(checkpoint.Checkpoints, "save", 3),

@@ -53,7 +53,7 @@ def build(definition: dict[str, Any]) -> NetworkOrReason:
         else:
             return NetworkOrReason(reason=f"{target}, which is code of its own")
         if name := _reads_files(spec):
-            return NetworkOrReason(reason=f"{name}, which may fetch or read weights when built")
+            return NetworkOrReason(reason=f"{name}, which may run or read anything when built")
         _refuse_too_large(spec, text)
         with on_meta():
             return NetworkOrReason(build_network(spec).eval())
@@ -106,12 +106,15 @@ def _is_plain(target: str) -> bool:
 
 
 def _reads_files(spec: Any) -> str:
-    """The network of MONAI's that is not in the list, or ""."""
+    """The network that is not in the list, or code of a bundle's own; or ""."""
+    from ...networks.makers import is_own
+
     base = spec.get("base") if isinstance(spec, dict) else None
     name = str(base.get("name")) if isinstance(base, dict) else ""
     import monai.networks.nets as nets
 
-    return name if hasattr(nets, name) and name not in PLAIN_NETWORKS else ""
+    read = hasattr(nets, name) and name not in PLAIN_NETWORKS
+    return name if read or is_own(name) else ""
 
 
 def _refuse_too_large(spec: Any, text: str) -> None:
