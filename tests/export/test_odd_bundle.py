@@ -12,7 +12,7 @@ from ignite.engine import Events
 
 from helpers.foreign_bundles import FAST, tree_hash, write_cases
 from helpers.harness import CPU, history, initialised
-from helpers.odd_bundle import odd
+from helpers.odd_bundle import forget_own_code, odd
 from helpers.segment_bundle import segment
 from perforated_monai.bundle.check.run import check_bundle
 from perforated_monai.bundle.overlay.make import Choices, make_overlay
@@ -83,13 +83,17 @@ def test_a_layer_that_is_never_called_is_left_out_and_named(run: Run) -> None:
     assert events.index(left) < events.index(grown[0])
 
 
-def test_a_stopped_run_leaves_it_out_again_and_goes_on_exactly(run: Run, tmp_path: Path) -> None:
+def test_a_stopped_run_leaves_it_out_again_and_goes_on(run: Run, tmp_path: Path) -> None:
     again = Run(run.bundle, run.data, run.overlay, tmp_path / "run")
     with pytest.raises(RuntimeError):
         train(again, stop_in=4)
+    kept = history(again.out)
+    assert [e["event"] for e in kept].count("leave_out") == 1
     train(again)
-    losses = [[e["loss"] for e in history(r.out) if e["event"] == "epoch"] for r in (run, again)]
-    assert len(losses[0]) == 5 and losses[0] == losses[1]
+    events = history(again.out)
+    assert events[: len(kept)] == kept
+    assert [e["epoch"] for e in events if e["event"] == "epoch"] == [1, 2, 3, 4, 5]
+    assert {e["layers"] for e in events if e["event"] == "grow"} == {2}
 
 
 def test_the_score_goes_by_its_own_name(run: Run, exported: tuple[Path, list[str]]) -> None:
@@ -129,7 +133,10 @@ def test_the_proof_is_as_small_as_asked_for_and_says_how_far_it_is(
     assert "the trained network: 2 of 2 patches" in exported[1]
 
 
-def test_without_trust_own_code_stays_out(run: Run, tmp_path: Path) -> None:
+def test_without_trust_own_code_stays_out(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_own_code(monkeypatch)
     with pytest.raises(UserError, match="add --trust"):
         export_to_new_bundle(run.out, run.bundle, tmp_path / "new")
     assert not (tmp_path / "new").exists()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from monai.networks.nets import DiNTS, TopologyInstance
 
+from helpers.odd_bundle import forget_own_code
 from perforated_monai.bundle.own_code import own_code
 from perforated_monai.errors import UserError
 from perforated_monai.networks.build import base_spec, build_network
@@ -112,7 +113,10 @@ def bundle_with_code(folder: Path, width: int) -> Path:
     return folder
 
 
-def test_own_code_is_importable_only_with_consent(tmp_path: Path) -> None:
+def test_own_code_is_importable_only_with_consent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_own_code(monkeypatch)
     definition = {"_target_": "scripts.nets.Net"}
     first, second = (bundle_with_code(tmp_path / str(w), w) for w in (3, 5))
     with pytest.raises(UserError, match=r"own code, which is not importable.*--trust"):

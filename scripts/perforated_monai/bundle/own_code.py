@@ -27,15 +27,17 @@ def own_code(bundle: str | Path) -> Iterator[None]:
     place = str(Path(bundle).resolve())
     _forget()
     importlib.invalidate_caches()
-    sys.path.insert(0, place)
+    # A regular package of another folder would win over one without __init__.py.
+    before = list(sys.path)
+    others = [p for p in before if not (Path(p) / OWN / "__init__.py").is_file()]
+    sys.path[:] = [place, *others]
     writes = sys.dont_write_bytecode
     sys.dont_write_bytecode = True  # nothing is written into the bundle
     try:
         yield
     finally:
         sys.dont_write_bytecode = writes
-        with contextlib.suppress(ValueError):
-            sys.path.remove(place)
+        sys.path[:] = before
         _forget()
 
 
