@@ -32,7 +32,7 @@ from monai.bundle import ConfigParser
 from zoo_data import RECIPES, Recipe, shrunk
 
 STEPS = ("overlay", "growth", "export", "inference", "segment", "unchanged")
-EPOCHS = 3
+EPOCHS = 2
 KILLED = ("spleen_ct_segmentation", "segmentation_template", "prostate_mri_anatomy")
 
 

@@ -121,7 +121,7 @@ def vista3d(data: Path) -> tuple[Overrides, Overrides]:
 def prostate(data: Path) -> tuple[Overrides, Overrides]:
     """Lists as CSV."""
     for n in range(3):
-        pair(data, n, 64, 0.5, 3, ("i{}.nii.gz", "l{}.nii.gz"))
+        pair(data, n, 96, 0.5, 3, ("i{}.nii.gz", "l{}.nii.gz"))
     for name, cases in (("train", (0, 1)), ("valid", (2,)), ("test", (2,))):
         rows = [f"i{n}.nii.gz,l{n}.nii.gz" for n in cases]
         (data / f"{name}.csv").write_text("\n".join(["t2,t2_anatomy_reader1", *rows]) + "\n")
@@ -161,7 +161,7 @@ def picture(side: int, seed: int, values: int = 4) -> tuple[np.ndarray, np.ndarr
 def endoscopic(data: Path) -> tuple[Overrides, Overrides]:
     """JPEG images, and labels beside them."""
     for n, part in enumerate(("train", "train", "val", "test")):
-        image, label = picture(64, n, 2)
+        image, label = picture(128, n, 2)
         folder = data / part / "video"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / f"f{n}.jpg", quality=100)
@@ -219,15 +219,15 @@ _NO_JITTER = "colour jitter off: torchvision of this machine does not load"
 
 RECIPES: dict[str, Recipe] = {
     "brats_mri_segmentation": Recipe(listed(40, 5, channels=4)),
-    "endoscopic_tool_segmentation": Recipe(endoscopic, 64, 2, segment=False),
+    "endoscopic_tool_segmentation": Recipe(endoscopic, 128, 2, segment=False),
     "multi_organ_segmentation": Recipe(dints(8), 64),
     "pancreas_ct_dints_segmentation": Recipe(dints(3), 64),
     "pathology_nuclei_segmentation_classification": Recipe(
         *(hovernet, 256, 2), segment=False, note=_NO_JITTER
     ),
     "pathology_nuclick_annotation": Recipe(nuclick, 128, 2, segment=False, note=_NO_JITTER),
-    "pediatric_abdominal_ct_segmentation": Recipe(listed(48, 4, spacing=1.5, absolute=True)),
-    "prostate_mri_anatomy": Recipe(prostate, 64),
+    "pediatric_abdominal_ct_segmentation": Recipe(listed(100, 4, spacing=1.5, absolute=True), 96),
+    "prostate_mri_anatomy": Recipe(prostate, 96),
     "renalStructures_CECT_segmentation": Recipe(renal_cect, segment=False),
     "renalStructures_UNEST_segmentation": Recipe(
         folders(4, 96, 4, test="spleen/t.nii.gz", infer="/spleen"), 96, trust=True
@@ -236,9 +236,9 @@ RECIPES: dict[str, Recipe] = {
         folders(5, 32, 4, names=("img{:02}.nii.gz", "lbl{:02}.nii.gz"), test="test/t.nii.gz",
                 infer="/test")
     ),
-    "spleen_ct_segmentation": Recipe(folders(4, 48, 2, spacing=1.5)),
-    "spleen_deepedit_annotation": Recipe(folders(4, 40, 2), 64),
-    "swin_unetr_btcv_segmentation": Recipe(folders(4, 64, 14, spacing=1.5), 64),
+    "spleen_ct_segmentation": Recipe(folders(4, 96, 2, spacing=1.5), 64),
+    "spleen_deepedit_annotation": Recipe(folders(4, 40, 2), 96),
+    "swin_unetr_btcv_segmentation": Recipe(folders(4, 132, 14, spacing=1.5), 96),
     "ventricular_short_axis_3label": Recipe(
         *(ventricular, 64, 2), train={"num_iters": 2, "batch_size": 2, "num_substeps": 1}
     ),
