@@ -101,8 +101,11 @@ class Bundle:
 
     def overlay(self) -> str:
         self.work.mkdir(exist_ok=True)
-        trust = " --trust" if self.recipe is not None and self.recipe.trust else ""
-        rc, out = self._call(f"{_PYTHON} -m perforated_monai overlay {self.name}{trust}", "overlay")
+        command = f"{_PYTHON} -m perforated_monai overlay {self.name}"
+        rc, out = self._call(command, "overlay")
+        if rc and "--trust" in out:
+            self.row["trust"] = True
+            rc, out = self._call(f"{command} --trust", "overlay")
         if rc:
             return _last(out)
         (self.work / "dendrites.yaml").write_text(out)
@@ -144,7 +147,7 @@ class Bundle:
         volume = self._scan()
         masks = self.work / "segmented"
         shutil.rmtree(masks, ignore_errors=True)
-        trust = " --trust" if self._recipe.trust else ""
+        trust = " --trust" if self.row.get("trust") else ""
         command = f"{_PYTHON} -m perforated_monai segment {volume} {masks} {self.out}{trust}"
         rc, out = self._call(command, "segment")
         return _last(out) if rc else ""
@@ -268,6 +271,7 @@ def table(names: list[str], results: dict[str, Any]) -> str:
     for name in sorted(names, key=lambda n: (n not in RECIPES and n != "vista2d", n)):
         row = results.get(name, {})
         reasons = [row[s] for s in STEPS if row.get(s, "yes") != "yes" and row[s][:2] != "- "]
+        reasons += ["with `--trust`"] if row.get("trust") and row.get("overlay") == "yes" else []
         note = "; ".join([*reasons, *([RECIPES[name].note] if name in RECIPES else [])])
         cells = " | ".join(_cell(row.get(s)) for s in STEPS)
         lines.append(f"| {name} | {cells} | {note.strip('; ').replace('|', '/')} |")

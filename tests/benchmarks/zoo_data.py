@@ -25,7 +25,6 @@ class Recipe:
         side: of windows and patches, in voxels.
         dims: of its images.
         train: more overrides of training, such as augmentation that a package of the machine lacks.
-        trust: its own code is needed to make the network.
         segment: ``segment`` is tried (one 3-D image in, one mask out).
         note: what stands in the table beside the result.
     """
@@ -34,7 +33,6 @@ class Recipe:
     side: int = 32
     dims: int = 3
     train: Mapping[str, Any] = field(default_factory=dict)
-    trust: bool = False
     segment: bool = True
     note: str = ""
 
@@ -230,7 +228,7 @@ RECIPES: dict[str, Recipe] = {
     "prostate_mri_anatomy": Recipe(prostate, 96),
     "renalStructures_CECT_segmentation": Recipe(renal_cect, segment=False),
     "renalStructures_UNEST_segmentation": Recipe(
-        folders(4, 96, 4, test="spleen/t.nii.gz", infer="/spleen"), 96, trust=True
+        folders(4, 96, 4, test="spleen/t.nii.gz", infer="/spleen"), 96
     ),
     "segmentation_template": Recipe(
         folders(5, 32, 4, names=("img{:02}.nii.gz", "lbl{:02}.nii.gz"), test="test/t.nii.gz",
@@ -246,7 +244,7 @@ RECIPES: dict[str, Recipe] = {
     "wholeBody_ct_segmentation": Recipe(folders(4, 48, 9, spacing=1.5)),
     "wholeBrainSeg_Large_UNEST_segmentation": Recipe(
         folders(4, 96, 9, names=("images/c{:02}.nii.gz", "labels/c{:02}.nii.gz"),
-                test="test/t.nii.gz", infer="/test"), 96, trust=True
+                test="test/t.nii.gz", infer="/test"), 96
     ),
 }  # fmt: skip
 
