@@ -29,6 +29,7 @@ from typing import Any
 
 import yaml
 from monai.bundle import ConfigParser
+from zoo_command import run_command
 from zoo_data import RECIPES, Recipe, shrunk
 
 STEPS = ("overlay", "growth", "export", "inference", "segment", "unchanged")
@@ -224,13 +225,10 @@ class Bundle:
 
     def _call(self, command: str, step: str) -> tuple[int, str]:
         """Run in the work folder; the overlay's standard output, or all of a failed command's."""
-        done = subprocess.run(
-            ["bash", "-c", command],
-            cwd=self.work, env=_environment(), capture_output=True, text=True, timeout=self.seconds,
-        )  # fmt: skip
-        text = f"$ {command}\n{done.stdout}\n{done.stderr}"
+        code, out, err = run_command(command, self.work, self.seconds)
+        text = f"$ {command}\n{out}\n{err}"
         (self.work / f"{step}.log").write_text(text)
-        return done.returncode, done.stdout if done.returncode == 0 else text
+        return code, out if code == 0 else text
 
 
 _PYTHON = shlex.quote(sys.executable)

@@ -25,7 +25,7 @@ def own_code(bundle: str | Path) -> Iterator[None]:
     Two bundles have a package of this one name. Classes that were made from the former stay alive.
     """
     place = str(Path(bundle).resolve())
-    _forget()
+    forget_own_code()
     importlib.invalidate_caches()
     # A regular package of another folder would win over one without __init__.py.
     before = list(sys.path)
@@ -38,10 +38,11 @@ def own_code(bundle: str | Path) -> Iterator[None]:
     finally:
         sys.dont_write_bytecode = writes
         sys.path[:] = before
-        _forget()
+        forget_own_code()
 
 
-def _forget() -> None:
+def forget_own_code() -> None:
+    """Let ``scripts`` be looked for anew: another bundle's may have been imported before."""
     for name in [n for n in sys.modules if n.partition(".")[0] == OWN]:
         del sys.modules[name]
 

@@ -51,7 +51,7 @@ def build(definition: dict[str, Any]) -> NetworkOrReason:
         elif _is_plain(target):
             spec = {"format": 1, "base": base_spec(definition), "dendrites": {}}
         else:
-            return NetworkOrReason(reason=f"{target}, which is code of its own")
+            return NetworkOrReason(reason=f"{target}, which is not built for a check")
         if name := _reads_files(spec):
             return NetworkOrReason(reason=f"{name}, which may run or read anything when built")
         _refuse_too_large(spec, text)

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from ...bundle.own_code import forget_own_code
+
 _users: dict[str, int] = {}  # folder that was added to sys.path -> who needs it now
 _changing = threading.Lock()
 
@@ -28,6 +30,8 @@ def bundle_code(folder: str | Path) -> Iterator[None]:
             ours = True
             if not _users.get(place):
                 sys.path.append(place)
+                if not _users:
+                    forget_own_code()
             _users[place] = _users.get(place, 0) + 1
     try:
         yield
