@@ -34,7 +34,11 @@ from zoo_data import RECIPES, Recipe, shrunk
 
 STEPS = ("overlay", "growth", "export", "inference", "segment", "unchanged")
 EPOCHS = 2
-KILLED = ("spleen_ct_segmentation", "segmentation_template", "prostate_mri_anatomy")
+KILLED = (
+    "segmentation_template",
+    "ventricular_short_axis_3label",
+    "endoscopic_tool_segmentation",
+)
 
 
 def main() -> None:
@@ -286,6 +290,10 @@ def table(names: list[str], results: dict[str, Any]) -> str:
         f"Of {len(segmentation)} segmentation bundles {made} get an overlay and {whole} go",
     ]
     lines[-1] += " end to end."
+    killed = [n for n in names if str(results.get(n, {}).get("kill -9")).startswith("yes")]
+    if killed:
+        said = "Killed (`kill -9`) after growth and continued by the same command"
+        lines += ["", f"{said}: {', '.join(killed)}."]
     return "\n".join(lines)
 
 

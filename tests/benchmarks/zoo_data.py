@@ -213,7 +213,7 @@ def dints(labels: int) -> Callable[[Path], tuple[Overrides, Overrides]]:
     return make
 
 
-_NO_JITTER = "colour jitter off: torchvision of this machine does not load"
+_NO_JITTER = "colour jitter and pictures off: torchvision does not load on the machine of the table"
 
 RECIPES: dict[str, Recipe] = {
     "brats_mri_segmentation": Recipe(listed(40, 5, channels=4)),
@@ -248,6 +248,7 @@ RECIPES: dict[str, Recipe] = {
     ),
 }  # fmt: skip
 
+_OF_TORCHVISION = ("TorchVisiond", "TensorBoardImageHandler")
 _SIZES = ("roi_size", "spatial_size", "patch_size", "k_divisible")
 
 
@@ -270,7 +271,7 @@ def shrunk(config: Mapping[str, Any], recipe: Recipe, epochs: int) -> Overrides:
             found[path] = min(value, 2)
         elif key == "max_epochs" and target.endswith("Trainer"):
             found[path] = epochs
-        elif target.endswith("TorchVisiond") and key == "_target_":
+        elif target.endswith(_OF_TORCHVISION) and key == "_target_":
             found[f"{path.rpartition('::')[0]}::_disabled_"] = True
         elif isinstance(value, str) and ("[-9:]" in value or "[-10:]" in value):
             found[path] = value.replace("[-9:]", "[-2:]").replace("[-10:]", "[-2:]")
