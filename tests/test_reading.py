@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.segment_bundle import make_bundle
+from helpers.segment_bundle import blocks, change, make_bundle, save
 from perforated_monai import UserError
 from perforated_monai.commands.main import main
 from perforated_monai.reading import from_json, from_yaml, read, read_mapping, read_or_refuse
@@ -176,3 +176,37 @@ def test_every_command_refuses_in_one_line(place, content, bundle, tmp_path, cap
         return
     assert code == 1, (code, said)
     assert len(shown.err.splitlines()) <= 1, shown.err
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "command"),
+    [
+        ("inference", "sw_batch_size", None, "segment"),
+        ("inference", "val_roi_size", ["x", 1, 1], "segment"),
+        ("inference", "inferer", {"_target_": "Compose"}, "segment"),
+        (
+            "inference",
+            "preprocessing",
+            {"_target_": "Compose", "transforms": [{"x": 1}]},
+            "segment",
+        ),
+        ("inference", "network_def", [1], "segment"),
+        ("metadata", "segment", [1], "segment"),
+        ("metadata", "segment", {"training_ranges": {"_target_": "no.such"}}, "card"),
+        ("metadata", "network_data_format", {"inputs": {"image": {}}, "outputs": -1}, "card"),
+        ("metadata", "network_data_format", [], "segment"),
+    ],
+)
+def test_wrong_kinds_in_a_config_are_one_line(
+    name, key, value, command, bundle, tmp_path, capsys
+) -> None:
+    """Found by the fuzzing suite: each was an error that no rule names."""
+    shutil.copytree(bundle, tmp_path / "b")
+    save(tmp_path / "in" / "a.nii", blocks((9, 8, 7)))
+    change(tmp_path / "b", f"{name}.json", **{key: value})
+    words = {"card": ["card", str(tmp_path / "b")]}
+    words["segment"] = ["segment", str(tmp_path / "in"), str(tmp_path / "o"), "--device", "cpu"]
+    words["segment"] += ["--bundle", str(tmp_path / "b")]
+    assert main(words[command]) == 1
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1 and "No rule names this" not in said, said

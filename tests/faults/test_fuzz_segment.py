@@ -20,22 +20,16 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.segment_bundle import blocks, labels_of, save, segment
+from helpers.fuzzing import LONG, MODEST, SHORT, holds
+from helpers.segment_bundle import blocks, labels_of, save
 from perforated_monai.errors import UserError
 from perforated_monai.inference.segment.cases import find_cases
-from perforated_monai.inference.segment.found import shown, unshown
+from perforated_monai.inference.segment.found import unshown
 
-SHORT, LONG = 8, 10_000
 WHOLE = nib.Nifti1Image(blocks((9, 8, 7)), np.diag([2, 1, 0.5, 1])).to_bytes()
-MODEST = {
-    "deadline": 20_000,  # ms; two cores that others use as well
-    "suppress_health_check": list(HealthCheck),
-    "database": None,
-    "derandomize": True,
-}
 
 # Fields of a NIfTI-1 header: dims, type, pixdim, offset, scaling, unit, forms.
 FIELDS = [(40, "<h"), (42, "<h"), (46, "<h"), (48, "<h"), (70, "<h"), (72, "<h"), (123, "<b")]
@@ -81,28 +75,6 @@ def expected(path: Path) -> tuple[np.ndarray, np.ndarray]:
     labels = np.clip(np.floor(values.astype(np.float64) + 0.5), 0, 2)
     labels[np.abs(values - np.floor(values) - 0.5) < 1e-3] = -1
     return labels, image.affine
-
-
-def holds(root: Path, source: Path, segmenter, cases: int) -> list[dict]:
-    """Segment and check what holds for any input; the rows."""
-    before = {p: p.read_bytes() for p in root.rglob("*") if p.is_file()}
-    output = root / "out"
-    summary = segment(source, output, segmenter, workers=1)
-    assert all(p.read_bytes() == data for p, data in before.items())
-    outside = {p for p in root.rglob("*") if p.is_file() and not p.is_relative_to(output)}
-    assert outside == set(before)
-    assert len(summary.rows) == cases and len({row["case"] for row in summary.rows}) == cases
-    with (output / "cases.csv").open(newline="") as handle:
-        assert [row["case"] for row in csv.DictReader(handle)] == [r["case"] for r in summary.rows]
-    states = {row["status"] for row in summary.rows}
-    assert summary.exit_code == {("done",): 0, ("failed",): 1}.get(tuple(sorted(states)), 3)
-    for row in summary.rows:
-        assert bool(row["reason"]) == (row["status"] == "failed")
-        assert row["reason"].isprintable() and str(root) not in row["reason"]
-        assert not row["reason"].startswith(("TypeError", "KeyError", "IndexError", "Overflow"))
-    masks = {shown(p.relative_to(output)) for p in output.rglob("*_seg.nii.gz")}
-    assert masks == {row["mask"] for row in summary.rows if row["status"] == "done"}
-    return summary.rows
 
 
 def one_file(data: bytes, segmenter) -> None:

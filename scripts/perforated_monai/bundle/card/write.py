@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 
 from ...data.scores import ABOUT, TABLE, read_scores
 from ...errors import UserError
@@ -43,8 +43,19 @@ def write_card(bundle: str | Path, evaluation: str | Path | None = None) -> Path
         for name in (TABLE, ABOUT):
             write_bytes(docs / name, (Path(evaluation) / name).read_bytes())
         facts = read_facts(bundle)
+    try:
+        text = card_text(facts)
+    except (TypeError, ValueError, LookupError, AttributeError, TemplateError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        msg = (
+            f"{bundle}: no card can be written, for configs/metadata.json or models/*.json hold "
+            f"something of another kind ({reason}). Correct them; `check` names what is wrong."
+        )
+        raise UserError(msg) from error
     docs.mkdir(exist_ok=True)
-    write_text(docs / CARD, card_text(facts))
+    write_text(docs / CARD, text)
     return docs / CARD
 
 

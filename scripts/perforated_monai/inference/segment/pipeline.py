@@ -145,6 +145,19 @@ def load_bundle(folder: str | Path, overlap: float | None = None) -> InferenceBu
     Raises:
         UserError: for a missing or unusable file, key or weight.
     """
+    try:
+        bundle = _load(folder, overlap)
+        bundle.windows(), bundle.pipeline(), bundle.first_width()
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # a config may hold anything anywhere, and MONAI calls it
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        msg = f"{folder}: its inference config cannot be used ({reason}). Correct it."
+        raise UserError(msg) from error
+    return bundle
+
+
+def _load(folder: str | Path, overlap: float | None) -> InferenceBundle:
     given, folder = folder, Path(folder).absolute()
     if folder.is_file():
         msg = f"{given} is a file; a bundle is a folder. Unpack it, and give the folder."

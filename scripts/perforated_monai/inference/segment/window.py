@@ -12,6 +12,8 @@ from monai.utils import PytorchPadMode, ensure_tuple_rep, fall_back_tuple, look_
 from torch import Tensor
 from torch.nn import functional
 
+from ...errors import UserError
+
 Where = tuple[slice, ...]
 
 
@@ -30,6 +32,16 @@ class Windows:
     sigma_scale: Sequence[float] | float = 0.125
     padding_mode: str = "constant"
     cval: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no window can be, before a volume is read."""
+        whole = [self.sw_batch_size, *self.roi_size]
+        if any(type(v) is not int for v in whole) or self.sw_batch_size < 1:
+            msg = (
+                "windows need whole numbers, sw_batch_size 1 or more; got roi_size "
+                f"{list(self.roi_size)} and sw_batch_size {self.sw_batch_size!r}. Correct them."
+            )
+            raise UserError(msg)
 
 
 @torch.no_grad()
