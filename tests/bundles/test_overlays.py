@@ -12,25 +12,22 @@ import yaml
 
 from helpers.harness import initialised, refused
 from helpers.ranks import on_ranks
+from helpers.zoo import BUNDLES, PHANTOM_KIND, each_bundle
 from perforated_monai.bundle.check.run import check_bundle
 from perforated_monai.data.phantoms import make_phantoms
 from perforated_monai.data.prepare import write_manifest
 from perforated_monai.files import hash_of
 
-ROOT = Path(__file__).resolve().parents[2]
-KINDS = {"hippocampus_mri_dendritic": "hippocampus", "brain_tumor_mri_dendritic": "tumour"}
-BUNDLES = sorted(folder for folder in (ROOT / "bundles").iterdir() if folder.is_dir())
 EVALUATION = ("train.json", "evaluate.json")
-each_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda folder: folder.name)
 
 
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Five labelled phantoms of each kind, with a manifest."""
     found = {}
-    for name, kind in KINDS.items():
+    for name, kind in PHANTOM_KIND.items():
         data = tmp_path_factory.mktemp(name) / "data"
-        shape = (24, 24, 24) if kind == "tumour" else None
+        shape = {"tumour": (24, 24, 24), "glioma": (32, 32, 20)}.get(kind)
         make_phantoms(data, cases=5, kind=kind, shape=shape)
         write_manifest(data, data / "manifest.json", "phantom", test=False)
         found[name] = data

@@ -235,7 +235,8 @@ def test_equal_seeds_give_equal_bytes_whatever_the_number_of_cases(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "shape", "channels"), [("tumour", (*SMALL, 4), 4), ("ct", (20, 24, 28), 1)]
+    ("kind", "shape", "channels"),
+    [("tumour", (*SMALL, 4), 4), ("ct", (20, 24, 28), 1), ("glioma", (32, 32, 20), 1)],
 )
 def test_other_kinds_are_written_alike(tmp_path, kind, shape, channels):
     out = make_phantoms(tmp_path / kind, cases=1, kind=kind, shape=shape[:3])

@@ -18,6 +18,7 @@ SCHEMA = Path(__file__).with_name("schema_20240725.json")
 
 PHANTOM_KIND = {  # every bundle, and its test data
     "brain_tumor_mri_dendritic": "tumour",
+    "glioma_t1c_mri_dendritic": "glioma",
     "hippocampus_mri_dendritic": "hippocampus",
 }
 

@@ -18,7 +18,7 @@ def phantom(
         cases: number of labelled volumes.
         seed: the same seed gives the same volumes.
         channels: 1 gives hippocampus-like volumes, 4 brain-tumour-like ones.
-        kind: hippocampus or tumour; by default from the channels.
+        kind: hippocampus, tumour, glioma or ct; the first two by default, from the channels.
     """
     from ..data.phantoms import make_phantoms
     from ..data.prepare import write_manifest

@@ -18,6 +18,7 @@ from ...files import cure_of, write_json
 from ...reading import read
 from .ct import ct_phantom
 from .drawing import Shape, Slabs
+from .glioma import glioma_phantom
 from .hippocampus import hippocampus_phantom
 from .tumour import tumour_phantom
 
@@ -27,18 +28,20 @@ GENERATOR_VERSION = 1
 MOST_CASES = 100_000  # their list is made before the first volume
 MOST_SEED = 2**63 - 1
 
-KINDS = ("hippocampus", "tumour", "ct")
+KINDS = ("hippocampus", "tumour", "ct", "glioma")
 
 MODALITIES = {
     "hippocampus": ("MRI",),
     "tumour": ("FLAIR", "T1w", "t1gd", "T2w"),
     "ct": ("CT",),
+    "glioma": ("t1gd",),
 }
 
 LABELS = {
     "hippocampus": ("background", "Anterior", "Posterior"),
     "tumour": ("background", "edema", "non-enhancing tumor", "enhancing tumour"),
     "ct": ("background", "liver", "spleen", "kidney"),
+    "glioma": ("background", "enhancing tumour"),
 }
 
 
@@ -63,9 +66,9 @@ def make_phantoms(
         cases: labelled training volumes.
         seed: of the whole set, 0 or more.
         channels: of an image; as the kind has (4 for ``"tumour"``, else 1) when not given.
-        kind: ``"hippocampus"``, ``"tumour"`` or ``"ct"``.
+        kind: ``"hippocampus"``, ``"tumour"``, ``"ct"`` or ``"glioma"``.
         test_cases: labelled held-out volumes.
-        shape: voxels of a ``"tumour"`` or ``"ct"`` volume; hippocampus crops draw their own.
+        shape: voxels of a volume of another kind; hippocampus crops draw their own.
 
     Raises:
         UserError: for a value out of range, a folder with other content, or a failed write.
@@ -114,7 +117,7 @@ def _check(
         raise UserError(msg)
     if shape is not None and (kind == "hippocampus" or len(shape) != 3 or min(shape) < 16):
         msg = (
-            f"shape must be three sizes of 16 or more, for kind='tumour' or 'ct'; got {shape!r} "
+            f"shape must be three sizes of 16 or more, and not for hippocampus; got {shape!r} "
             f"for {kind!r}."
         )
         raise UserError(msg)
@@ -206,7 +209,9 @@ def _case(k: int, generator: dict[str, Any]) -> tuple[Slabs, np.ndarray, tuple[i
         shape = shape or (512, 512, 600)
         slabs, affine = ct_phantom(rng, shape)
         return slabs, affine, shape, np.int16
-    if generator["kind"] == "tumour":
+    if generator["kind"] == "glioma":
+        image, label, affine = glioma_phantom(rng, shape)
+    elif generator["kind"] == "tumour":
         image, label, affine = tumour_phantom(rng, generator["channels"], shape)
     else:
         image, label, affine = hippocampus_phantom(rng)
