@@ -16,9 +16,11 @@ import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from perforated_monai import UserError, build_network
+from perforated_monai import DendriteConfig, UserError, build_network
 from perforated_monai.commands import demo
 from perforated_monai.commands.demo_picture import draw_demo
+from perforated_monai.networks.grown_spec import grown_entries
+from perforated_monai.networks.spec import plain_spec
 from perforated_monai.training.dice_plot import dice_axes
 from perforated_monai.training.run_folder import RunFolder
 
@@ -157,6 +159,22 @@ def test_only_sets_with_weights_count_as_integrated(tmp_path: Path) -> None:
                 network.get_submodule(layers[0]).to_output[sets - 1, 0] = 0.1
         torch.save(network.state_dict(), file)
         assert demo.integrated_sets({"dendrites": grown}, file) == sets
+
+
+def test_sets_at_sites_count_as_well(tmp_path: Path) -> None:
+    """An apical dendrite changes the names of all tensors."""
+    base = {"name": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 2}
+    spec = plain_spec(base | {"channels": [2, 4], "strides": [2]})
+    sets = DendriteConfig(sets=[{"kind": "distal"}, {"kind": "apical"}], activation="kind")
+    spec["dendrites"] = grown_entries(build_network(spec), sets)
+    network = build_network(spec)
+    with torch.no_grad():
+        for name, weights in network.named_parameters():
+            if name.endswith("to_output"):
+                weights.fill_(1)
+    file = tmp_path / "model.pt"
+    torch.save(network.state_dict(), file)
+    assert demo.integrated_sets(spec, file) == 1
 
 
 def test_dice_of_masks_compares_in_one_orientation(tmp_path: Path) -> None:

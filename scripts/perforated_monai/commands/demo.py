@@ -101,7 +101,11 @@ def _wider(bundle: Path, grown: Events) -> list[int]:
 def integrated_sets(record: dict[str, Any], weights: Path) -> int:
     """Dendrite sets of an exported network that reach its output: weights not all zero."""
     state = torch.load(weights, map_location="cpu", weights_only=True)
-    rows = [state[f"{name}.to_output"] for name in record["dendrites"]]
+    # By their last name: a network with an apical dendrite stands inside another module.
+    rows = [value for name, value in state.items() if name.endswith(".to_output")]
+    if len(rows) != len(record["dendrites"]):
+        msg = f"{weights} has dendrites at {len(rows)} layers, {len(record['dendrites'])} recorded."
+        raise UserError(msg)
     return max((int(row.any(dim=1).sum()) for row in rows), default=0)
 
 
