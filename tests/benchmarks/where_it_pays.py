@@ -1,4 +1,4 @@
-"""Where dendrites pay: Dice against what networks cost, and borders before and after.
+"""Where dendrites pay: Dice against what networks cost.
 
     python tests/benchmarks/where_it_pays.py --data Task04_Hippocampus --work WORK [--out docs]
 
@@ -6,8 +6,7 @@ WORK is the ``--work`` folder of ``study run …/dendrites_that_pay.yaml`` with 
 trained network there is exported in memory and segments the validation cases of fold 0 by windows
 of the training size and in one pass over the padded volume. Prints a Markdown table, mean over
 seeds: parameters, operations and CPU time of a patch, Dice by windows and whole. With ``--out``
-also ``where_it_pays.png`` (three panels of cost) and ``border.png`` (a slice with the outline
-before and after an apical dendrite, in the case that gains most; the title says what others do).
+also ``where_it_pays.png``, three panels of cost.
 """
 
 from __future__ import annotations
@@ -22,25 +21,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from border import PATCH, dice, load, predict, read_cases
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from monai.bundle import ConfigParser
-from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
-from perforated_monai import build_network
-from perforated_monai.growth.trained import load_trained, make_spec
 from perforated_monai.networks.cost import count_flops, time_patches
 from perforated_monai.networks.surgery import count_parameters
 from perforated_monai.study.figures import STYLES
-from perforated_monai.training.run_folder import RunFolder
 
-BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "hippocampus_mri_dendritic"
-PATCH = (32, 48, 32)
 STRIDE = 4  # a whole volume is padded to multiples of it
 _OWN = {"distal": ("#009e73", "D"), "apical": ("#8c564b", "P")}
 
@@ -95,34 +86,6 @@ def main() -> None:
         )
     if arguments.out is not None:
         draw_costs(arms, arguments.out / "where_it_pays.png")
-        draw_border(arms, cases, arguments.work, arguments.network, arguments.out / "border.png")
-
-
-def load(run: Path) -> nn.Module:
-    """The plain form of a run's best network; arm from_start has it from the first epoch on."""
-    folder = RunFolder(run)
-    definition = folder.provenance().config["base_network_def"]
-    if not definition["_target_"].endswith("build_network"):
-        return make_spec(load_trained(run))[1].eval()
-    network = build_network(definition["spec"])
-    network.load_state_dict(folder.checkpoints.load_best()["network"], strict=True)
-    return network.eval()
-
-
-def read_cases(data: str) -> list[tuple[Tensor, Tensor]]:
-    """Validation cases of fold 0 as validation sees them: image and label, ``(1, *space)``."""
-    parser = ConfigParser(ConfigParser.load_config_file(str(BUNDLE / "configs" / "train.json")))
-    parser.update({"bundle_root": str(BUNDLE), "dataset_dir": data, "fold": 0})
-    dataset = parser.get_parsed_content("validate::dataset")
-    rows = [dataset[i] for i in range(len(dataset))]
-    return [(torch.as_tensor(r["image"]), torch.as_tensor(r["label"])) for r in rows]
-
-
-@torch.no_grad()
-def predict(network: nn.Module, image: Tensor) -> Tensor:
-    """Labels by windows of the training size, as the bundle does it."""
-    logits = sliding_window_inference(image[None], PATCH, 4, network, 0.25, "gaussian")
-    return torch.as_tensor(logits).argmax(1)
 
 
 @torch.no_grad()
@@ -133,15 +96,6 @@ def predict_whole(network: nn.Module, image: Tensor) -> Tensor:
     pad = [v for n, s in zip(reversed(space), reversed(size), strict=True) for v in (0, s - n)]
     logits = network(torch.nn.functional.pad(image[None], pad, mode="replicate"))
     return logits[(..., *(slice(n) for n in space))].argmax(1)
-
-
-def dice(found: Tensor, true: Tensor) -> float:
-    """Mean of both classes."""
-    values = []
-    for c in (1, 2):
-        a, b = found == c, true == c
-        values.append(float(2 * (a & b).sum() / max(int(a.sum() + b.sum()), 1)))
-    return statistics.mean(values)
 
 
 def mean(seeds: dict[int, list[float]]) -> float:
@@ -174,50 +128,6 @@ def draw_costs(arms: dict[str, Arm], file: Path) -> None:
     panels[0].set_ylabel("Dice, mean of classes")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False)
-    figure.savefig(file)
-
-
-def draw_border(
-    arms: dict[str, Arm], cases: list[tuple[Tensor, Tensor]], work: Path, network: str, file: Path
-) -> None:
-    """The slice in which most voxels changed to the better, in the case that gained most."""
-    seed = min(set(arms["base_long"].windows) & set(arms["apical"].windows))
-    gains = np.subtract(arms["apical"].windows[seed], arms["base_long"].windows[seed])
-    index = int(gains.argmax())
-    image, true = cases[index]
-    masks = []
-    for name in ("base_long", "apical"):
-        run = work / f"{network}-{name}-fold0-seed{seed}"
-        masks.append(predict(load(run), image)[0].numpy())
-    volume, label = image[0].numpy(), true[0].numpy()
-    better = (masks[1] == label).astype(int) - (masks[0] == label)
-    z = int(better.sum((0, 1)).argmax())
-    figure = Figure(figsize=(8, 4.6), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    titles = ("before: the plain network", "after: an apical dendrite, as many epochs")
-    was_wrong = masks[0] != label
-    for axes, mask, title, name in zip(
-        figure.subplots(1, 2), masks, titles, ("base_long", "apical"), strict=True
-    ):
-        axes.imshow(volume[:, :, z].T, cmap="gray", origin="lower")
-        wrong = mask != label
-        for what, color in ((wrong, "#d55e00"), (was_wrong & ~wrong, "#009e73")):
-            shown = np.ma.masked_equal(what[:, :, z].T.astype(int), 0)
-            axes.imshow(shown, cmap=ListedColormap([color]), origin="lower", alpha=0.6)
-        for value, color in ((1, "#f0e442"), (2, "#56b4e9")):
-            for what, style, width in ((label, "-", 1.2), (mask, (0, (2, 1.2)), 2.4)):
-                region = (what == value)[:, :, z].T
-                if region.any():
-                    axes.contour(region, [0.5], colors=color, linestyles=[style], linewidths=width)
-        score = arms[name].windows[seed][index]
-        axes.set_title(f"{title}\nDice of the case {score:.3f}", fontsize=10)
-        axes.set_axis_off()
-    figure.suptitle(
-        "solid: true border, dashed: predicted; orange: wrong voxels, green: mended ones\n"
-        f"the case that gains most of {len(gains)}; the median gain is {np.median(gains):+.4f}, "
-        f"and {(gains > 0).sum()} gain",
-        fontsize=9,
-    )
     figure.savefig(file)
 
 

@@ -35,7 +35,7 @@ SETTINGS = {"val_interval": 5}
 GROWTH = {"dendrites::switch": "fixed", "dendrites::patience": 5, "lr_cycle_epochs": 25}
 EPOCHS = 45
 STUDY = f"bundles/{BUNDLE}/studies/results/dendrites_that_pay/report.md"
-PLAIN, WIDER = "plain, as many epochs", "wider plain, as many parameters"
+PLAIN, WIDER = "plain, same budget", "wider, as large"
 
 
 def run_demo(out: Path, seed: int = 0) -> int:
