@@ -42,7 +42,9 @@ def put_steps(config: dict[str, Any], key: str, file: str) -> Steps:
         msg = f"{file}: {key} must be a list of transforms or a Compose of one. Correct it."
         raise UserError(msg)
     made = [copy.deepcopy(step) for step in steps]
-    config[key] = {"_target_": "Compose", "transforms": made}
+    # What else stands in a Compose stays, such as what it requires.
+    own = config[key] if isinstance(config[key], dict) and name_of(config[key]) == "Compose" else {}
+    config[key] = {**own, "_target_": "Compose", "transforms": made}
     return made
 
 
