@@ -182,7 +182,7 @@ def test_damaged_bundles_are_refused_by_file(tmp_path, bundle):
         Segmenter(folder)
     folder = broken("json")
     (folder / "configs" / "inference.json").write_text("{")
-    with pytest.raises(UserError, match=r"inference\.json is not JSON"):
+    with pytest.raises(UserError, match=r"inference\.json cannot be read: line 1: no JSON"):
         Segmenter(folder)
     folder = broken("network")
     change(folder, "inference.json", network_def={})
