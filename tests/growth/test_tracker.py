@@ -203,6 +203,18 @@ def test_frozen_layers_are_left_alone(tiny_unet: Callable, tmp_path: Path) -> No
     assert "model.0.conv.unit0.conv" not in tracker.layers
 
 
+def test_layers_that_the_library_does_not_find_are_named(tmp_path: Path) -> None:
+    inner = nn.ModuleDict({"0": nn.Sequential(nn.Conv2d(1, 2, 1))})
+    network = nn.Sequential(nn.Conv2d(1, 1, 1), inner)
+    with pytest.warns(UserWarning, match=r"numbers for keys cannot grow: \['1.0.0'\]"):
+        tracker = Tracker(network, DendriteConfig(), tmp_path / "t")
+    assert tracker.layers == ["0"]
+    tracker.open()  # without the warning it would end here
+    tracker.close()
+    with pytest.raises(UserError, match="Choose other layers"):
+        Tracker(nn.Sequential(inner), DendriteConfig(), tmp_path / "u")
+
+
 def test_pattern_without_a_match_names_the_nearest(tiny_unet: Callable, tmp_path: Path) -> None:
     config = DendriteConfig(layer_names=["modell.0.conv"])
     with pytest.raises(NoMatchingLayerError, match=r"modell\.0\.conv.*Nearest: model\."):

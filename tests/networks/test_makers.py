@@ -14,6 +14,7 @@ from perforated_monai.networks.build import base_spec, build_network
 from perforated_monai.networks.definition import literal_definition, network_definition
 from perforated_monai.networks.makers import factory_call
 from perforated_monai.networks.spec import plain_spec
+from perforated_monai.networks.surgery import add_dendrites
 
 OWN = """from torch import nn
 
@@ -139,3 +140,10 @@ def test_a_construction_that_fails_is_one_line() -> None:
     with pytest.raises(UserError, match="UNet cannot be made here") as caught:
         built(definition)
     assert "\n" not in str(caught.value)
+
+
+def test_a_dendritic_layer_answers_what_a_forward_pass_asks_of_its_layer() -> None:
+    layer = torch.nn.Conv2d(1, 2, 3, stride=2, padding=1)  # HoVerNet compares stride in forward
+    made = add_dendrites(layer, 1, "relu")
+    assert (made.stride, made.kernel_size, made.padding) == ((2, 2), (3, 3), (1, 1))
+    assert not [key for key in made.state_dict() if "stride" in key]

@@ -11,6 +11,7 @@ import copy
 import importlib.metadata
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,27 @@ def without_layers(best_model: Tensor, layers: list[str]) -> Tensor:
 
     best = load(best_model.numpy().tobytes())
     return torch.frombuffer(bytearray(save(unwrapped(best, layers))), dtype=torch.uint8)
+
+
+def within_reach(network: nn.Module, kinds: dict[str, Kind]) -> dict[str, Kind]:
+    """The layers that the library finds: it takes a digit in a name for an index.
+
+    Below a ``ModuleDict`` with such a key (the stems of DiNTS) it finds none; these layers do not
+    grow, with a warning.
+
+    Raises:
+        UserError: when none is left.
+    """
+    dicts = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.ModuleDict)]
+    starts = tuple(f"{n}.{key}." for n, m in dicts for key in m if key.isdigit())
+    left = {name: kind for name, kind in kinds.items() if not f"{name}.".startswith(starts)}
+    out = [name for name in kinds if name not in left]
+    said = f"{len(out)} layers below a ModuleDict with numbers for keys cannot grow: {out[:3]}"
+    if out and not left:
+        raise UserError(f"{said}. Choose other layers with layer_names.")
+    if out:
+        warnings.warn(f"{said}{' and more' if len(out) > 3 else ''}.", stacklevel=3)
+    return left
 
 
 def remove_all_but(folder: Path, keep: str) -> None:

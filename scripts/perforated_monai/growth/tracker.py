@@ -36,6 +36,7 @@ from .library import (
     refuse_stray_rank,
     remove_all_but,
     verify_thresholds,
+    within_reach,
     without_layers,
 )
 from .outcome import Outcome
@@ -77,7 +78,7 @@ class Tracker:
         self.folder = Path(folder).resolve()
         self.seed = seed
         self.writes = writes
-        self.kinds = find_targets(network, config)
+        self.kinds = within_reach(network, find_targets(network, config))
         self.candidates = list(self.kinds)
         self.layers = list(self.candidates if layers is None else layers)
         self.best = -math.inf

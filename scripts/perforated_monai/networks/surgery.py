@@ -11,6 +11,8 @@ from ..dendrites.kind import Kind
 from ..dendrites.kinds.copies import Copy
 from ..dendrites.sited_layer import ImageDendriticLayer, WithImage
 
+_READ = ("stride", "kernel_size", "padding", "dilation", "in_channels", "out_channels")
+
 
 def replace_module(network: nn.Module, name: str, module: nn.Module) -> None:
     """Put ``module`` at the dotted ``name``, and wherever else the network holds the old one.
@@ -56,7 +58,11 @@ def add_dendrites(layer: nn.Module, count: int, activation: str, kind: Kind | No
         TypeError: for a module of another kind.
         ValueError: for a wrong count, activation or kind.
     """
-    return (kind or Copy()).run(layer, count, activation)
+    made: Any = (kind or Copy()).run(layer, count, activation)
+    for name in _READ:  # a network's own forward pass may ask for them, as HoVerNet's does
+        if hasattr(layer, name) and not hasattr(made, name):
+            setattr(made, name, getattr(layer, name))
+    return made
 
 
 def dendrites_entry(layer: Any) -> dict[str, Any]:
