@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from .cost import Run, peak_memory, time_patches
 
 LEAST_AGREEMENT = 0.9999
+_LONG = 2.0  # seconds of one call, above which fewer rounds are timed
 Progress = Callable[[int, int], object]
 
 
@@ -73,7 +75,10 @@ def exclusive_labels(inference: Mapping[str, Any]) -> bool:
 def measure(runs: Mapping[str, Run], x: Tensor) -> dict[str, dict[str, Any]]:
     """Milliseconds a patch (median and quartiles) and peak MiB of each run on one batch."""
     with torch.no_grad():
-        times = time_patches(runs, x, rounds=5)
+        start = time.perf_counter()
+        next(iter(runs.values()))(x)
+        long = time.perf_counter() - start > _LONG
+        times = time_patches(runs, x, rounds=2 if long else 5)
         memory = {name: peak_memory(run, x) for name, run in runs.items()}
     return {n: {"ms_per_patch": times[n], "peak_memory_mib": memory[n]} for n in runs}
 
