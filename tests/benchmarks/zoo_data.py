@@ -236,7 +236,10 @@ RECIPES: dict[str, Recipe] = {
     ),
     "spleen_ct_segmentation": Recipe(folders(4, 96, 2, spacing=1.5), 64),
     "spleen_deepedit_annotation": Recipe(folders(4, 40, 2), 96),
-    "swin_unetr_btcv_segmentation": Recipe(folders(4, 132, 14, spacing=1.5), 96),
+    "swin_unetr_btcv_segmentation": Recipe(
+        *(folders(4, 132, 14, spacing=1.5), 96),
+        train={"train::dataloader::batch_size": 1, "validate::inferer::sw_batch_size": 1},
+    ),
     "ventricular_short_axis_3label": Recipe(
         *(ventricular, 64, 2), train={"num_iters": 2, "batch_size": 2, "num_substeps": 1}
     ),
