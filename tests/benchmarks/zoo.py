@@ -242,12 +242,17 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
+_ERROR = re.compile(r"(Error: |perforated_monai: |[\w.]*(Error|Exception)\b.*: )")
+_AROUND = ("RuntimeError: Failed to evaluate", "RuntimeError: applying transform")
+
+
 def _last(text: str) -> str:
-    """The line that says why: the last one; a traceback is named as one."""
+    """The line that says why: the last error that is no wrapper; a traceback is named as one."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = lines[-1] if lines else "nothing was said"
+    errors = [li for li in lines if _ERROR.match(li) and not li.startswith(_AROUND)]
+    said = errors[-1] if errors else lines[-1] if lines else "nothing was said"
     ours = "Traceback" in text and "perforated_monai overlay" in text
-    return f"{'TRACEBACK ' if ours else ''}{said}"[:400]
+    return f"{'TRACEBACK ' if ours else ''}{said}"[:300]
 
 
 def _hashes(folder: Path) -> dict[str, str]:
@@ -275,6 +280,9 @@ def table(names: list[str], results: dict[str, Any]) -> str:
         reasons = [row[s] for s in STEPS if row.get(s, "yes") != "yes" and row[s][:2] != "- "]
         reasons += ["with `--trust`"] if row.get("trust") and row.get("overlay") == "yes" else []
         note = "; ".join([*reasons, *([RECIPES[name].note] if name in RECIPES else [])])
+        note = note.replace("perforated_monai: ", "").replace(
+            "Error: ", "", note.startswith("Error: ")
+        )
         cells = " | ".join(_cell(row.get(s)) for s in STEPS)
         lines.append(f"| {name} | {cells} | {note.strip('; ').replace('|', '/')} |")
     segmentation = [n for n in names if n in RECIPES or n == "vista2d"]

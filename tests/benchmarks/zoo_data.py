@@ -221,7 +221,7 @@ RECIPES: dict[str, Recipe] = {
     "multi_organ_segmentation": Recipe(dints(8), 64),
     "pancreas_ct_dints_segmentation": Recipe(dints(3), 64),
     "pathology_nuclei_segmentation_classification": Recipe(
-        *(hovernet, 256, 2), segment=False, note=_NO_JITTER
+        *(hovernet, 256, 2), segment=False, note=f"its own SaveImaged fails; {_NO_JITTER}"
     ),
     "pathology_nuclick_annotation": Recipe(nuclick, 128, 2, segment=False, note=_NO_JITTER),
     "pediatric_abdominal_ct_segmentation": Recipe(listed(100, 4, spacing=1.5, absolute=True), 96),
@@ -235,7 +235,10 @@ RECIPES: dict[str, Recipe] = {
                 infer="/test")
     ),
     "spleen_ct_segmentation": Recipe(folders(4, 96, 2, spacing=1.5), 64),
-    "spleen_deepedit_annotation": Recipe(folders(4, 40, 2), 96),
+    "spleen_deepedit_annotation": Recipe(
+        *(folders(4, 40, 2), 96),
+        note="`segment` takes its channels, an image and two maps of clicks, as files",
+    ),
     "swin_unetr_btcv_segmentation": Recipe(
         *(folders(4, 132, 14, spacing=1.5), 96),
         train={"train::dataloader::batch_size": 1, "validate::inferer::sw_batch_size": 1},
@@ -243,7 +246,11 @@ RECIPES: dict[str, Recipe] = {
     "ventricular_short_axis_3label": Recipe(
         *(ventricular, 64, 2), train={"num_iters": 2, "batch_size": 2, "num_substeps": 1}
     ),
-    "vista3d": Recipe(vista3d, 64, segment=False),
+    "vista3d": Recipe(
+        *(vista3d, 64),
+        segment=False,
+        note="its own trainer gives boolean labels to the loss",
+    ),
     "wholeBody_ct_segmentation": Recipe(folders(4, 48, 9, spacing=1.5)),
     "wholeBrainSeg_Large_UNEST_segmentation": Recipe(
         folders(4, 96, 9, names=("images/c{:02}.nii.gz", "labels/c{:02}.nii.gz"),

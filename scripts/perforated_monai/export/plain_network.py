@@ -169,10 +169,12 @@ def _network_record(
     plain_base = build_network({**spec, "dendrites": {}})
     fixed = is_fixed(spec["base"]["name"])
     unfolded = {**spec, "base": trained.base}
+    # use_checkpoint may differ too, which saves nothing of the network.
+    was_folded = "sparsity" in trained.base and trained.base != spec["base"]
     return {
         **spec,
         **({"fixed_window": list(shape[1:])} if fixed else {}),
-        **({"folded": saving(unfolded, spec, shape)} if unfolded["base"] != spec["base"] else {}),
+        **({"folded": saving(unfolded, spec, shape)} if was_folded else {}),
         "written_by": f"perforated_monai {__version__}",
         "parameters": {"base": count_parameters(plain_base), "total": count_parameters(network)},
         "max_abs_difference": difference["max_abs_difference"],
