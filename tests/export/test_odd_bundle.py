@@ -142,7 +142,13 @@ def test_without_trust_own_code_stays_out(
     assert not (tmp_path / "new").exists()
 
 
-def test_it_segments(run: Run, exported: tuple[Path, list[str]], tmp_path: Path) -> None:
+def test_it_segments(
+    run: Run,
+    exported: tuple[Path, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forget_own_code(monkeypatch)
     summary = segment(run.data / "imagesTr", tmp_path / "masks", exported[0])
     assert {row["status"] for row in summary.rows} == {"done"}
     mask = nib.load(tmp_path / "masks" / summary.rows[0]["mask"])

@@ -46,7 +46,8 @@ class Net(nn.Module):
 
 def forget_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take off ``sys.path`` what ``ConfigWorkflow.run`` has left there, for one test."""
-    kept = [p for p in sys.path if not (Path(p) / "scripts" / "nets.py").is_file()]
+    files = ("nets.py", "__init__.py")  # another bundle's package would come first
+    kept = [p for p in sys.path if not any((Path(p) / "scripts" / f).is_file() for f in files)]
     monkeypatch.setattr(sys, "path", kept)
     for name in [n for n in sys.modules if n.partition(".")[0] == "scripts"]:
         monkeypatch.delitem(sys.modules, name)

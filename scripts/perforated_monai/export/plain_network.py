@@ -144,8 +144,8 @@ def _trained_outputs(
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         msg = (
-            f"The network of {trained.run.path} does not take patches of "
-            f"{tuple(patches.batches[0].shape[1:])} (metadata.json, or --size): {reason}"
+            f"The network of {trained.run.path} does not take the input of metadata.json, as "
+            f"patches of {tuple(patches.batches[0].shape[1:])}: {reason}"
         )
         raise UserError(msg) from None
     # Several heads are one prediction here, and say too little about channels in the zoo.
