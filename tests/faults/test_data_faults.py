@@ -145,7 +145,7 @@ def test_a_case_in_two_parts_cannot_be_written_into_a_manifest(tmp_path):
     text = (tmp_path / "manifest.json").read_text()
     row = next(line for line in text.splitlines() if '"case_01"' in line)
     (tmp_path / "manifest.json").write_text(text.replace(row, f"{row}\n{row}"))
-    with pytest.raises(UserError, match="'case_01' stands twice"):
+    with pytest.raises(UserError, match="the key 'case_01' twice"):
         load_manifest(tmp_path / "manifest.json")
 
 

@@ -104,7 +104,7 @@ def test_a_definition_of_ours_is_built_by_the_check_and_allowed_by_verify() -> N
     definition = {k: v for k, v in BASE.items() if k != "name"}
     ours = build(definition | {"_target_": "perforated_monai.nets.MobileUNet"})
     assert isinstance(ours.network, MobileUNet)
-    assert "code of its own" in build(definition | {"_target_": "other.MobileUNet"}).reason
+    assert "not built for a check" in build(definition | {"_target_": "other.MobileUNet"}).reason
     assert judge_target("perforated_monai.nets.MobileUNet") == ""
     assert judge_target("perforated_monai.networks.checks") and judge_target(
         "perforated_monai.nets.X"

@@ -11,7 +11,8 @@ from helpers.segment_bundle import blocks, make_rounding_bundle, save
 # What may not be there when a folder was segmented. MONAI itself imports matplotlib and optuna
 # where they are installed, so of other packages those are named that it does not import.
 NOT_OURS = ("perforatedai", "openvino_telemetry", "wandb", "highdicom", "nnunetv2")
-ROOMS = ("training", "growth", "study", "export", "bundle.pack", "bundle.verify", "bundle.check")
+# The bundle is not known, so it is judged first: bundle.verify and bundle.check belong to that.
+ROOMS = ("training", "growth", "study", "export", "bundle.pack")
 ROOMS += ("bundle.card", "bundle.overlay", "inference.segment.page", "inference.segment.preview")
 ROOMS += ("data.cache", "data.crops", "data.dataset", "data.affine_crop")
 PROGRAM = """
