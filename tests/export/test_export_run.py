@@ -216,7 +216,7 @@ def test_a_bundle_of_other_channels_is_refused(plain_run: Path, bundle: Path) ->
         export_run(plain_run, bundle)
     metadata["network_data_format"]["inputs"]["image"]["num_channels"] = 2
     file.write_text(json.dumps(metadata))
-    with pytest.raises(UserError, match="does not take patches of"):
+    with pytest.raises(UserError, match="does not take the input"):
         export_run(plain_run, bundle)
     assert {**content(bundle), "configs/metadata.json": b""} == {
         **before,
