@@ -87,12 +87,12 @@ def test_rules_are_listed(capsys):
     [
         (["check"], 2, "check needs a folder"),
         (["check", "{tmp}", "--manifst", "x"], 2, "no flag --manifst"),
-        (["check", "{tmp}/nowhere"], 1, "nowhere cannot be read"),
+        (["check", "{tmp}/nowhere"], 1, "nowhere does not exist"),
         (["check", "{data}/imagesTr"], 1, "must hold volumes in imagesTr and labelsTr"),
         (["check", "{data}", "--manifest", "nothing"], 1, "nothing does not exist"),
         (["check", "{data}", "--json", "{tmp}/no/f.json"], 1, "its folder is missing"),
         (["prepare", "--root", "{data}"], 2, "prepare needs"),
-        (["prepare", "phantom", "--root", "{tmp}/nowhere"], 1, "nowhere cannot be read"),
+        (["prepare", "phantom", "--root", "{tmp}/nowhere"], 1, "nowhere does not exist"),
     ],
 )
 def test_wrong_use_is_one_line(words, code, expected, data, tmp_path, capsys):

@@ -48,6 +48,8 @@ def test_an_empty_argument_is_not_the_current_folder(words, data, tmp_path, caps
         (["demo", "/dev/null/x"], "/dev/null/x cannot be made (Not a directory)"),
         (["phantom", "/dev/null/x"], "/dev/null/x: Not a directory. Choose another folder"),
         (["prepare", "phantom", "--root", "/dev/null/x"], "cannot be read: Not a directory"),
+        (["check", "{data}/none"], "does not exist"),
+        (["check", "{data}/imagesTr/case_01.nii.gz"], "is no folder"),
         (["check", "{data}", "--json", "{data}"], "it is no regular file"),
         (["check", "{data}", "--json", "/dev/null"], "it is no regular file"),
         (["check", "{tmp}/packed.zip"], "is a packed bundle and must be unpacked first"),
@@ -73,11 +75,13 @@ def test_what_cannot_be_is_said_in_one_line(words, said, data, tmp_path, capsys)
         (["check", "{data}", "--json"], "imagesTr/case_01.nii.gz"),
         (["check", "{data}", "--json"], "notes.json"),
         (["check", "{data}", "--report"], "labelsTr/case_01.nii.gz"),
+        (["segment", "{data}", "{data}/out", "--bundle", "x", "--report"], "page.html"),
         (["demo"], "demo"),
     ],
 )
 def test_user_data_is_never_overwritten(words, file, data, capsys) -> None:
     (data / "notes.json").write_text('{"mine": 1}')
+    (data / "page.html").write_text("<p>mine</p>")
     (data / "demo" / "runs").mkdir(parents=True)
     (data / "demo" / "demo.json").write_text('{"mine": 1}')
     (data / "demo" / "runs" / "mine.txt").write_text("mine")

@@ -13,6 +13,15 @@ Config = dict[str, Any]
 
 CSV = "monai.data.CSVDataset"
 MAPPING = "WriteFileMapping"
+
+
+def _spec(base: Any) -> Config:
+    return {
+        "_target_": "perforated_monai.build_network",
+        "spec": {"format": 1, "base": base, "dendrites": {}},
+    }
+
+
 # hole -> three ways through it; each is the key "x", which the preprocessing requires.
 HOLES: dict[str, list[Callable[[str, str], Config]]] = {
     "address": [
@@ -106,6 +115,16 @@ HOLES: dict[str, list[Callable[[str, str], Config]]] = {
         lambda url, marker: {
             "x": {"_target_": "PersistentDataset", "data": [], "pickle_module": "evil"}
         },
+    ],
+    "spec": [
+        lambda url, marker: {"x": _spec({"name": "scripts.evil.Net"})},
+        lambda url, marker: {"x": _spec("@y"), "y": {"name": "scripts.evil.Net"}},
+        lambda url, marker: {"x": _spec({"name": "$'scri' + 'pts.evil.Net'"})},
+    ],
+    "endless": [
+        lambda url, marker: {"x": "$9**9**9"},
+        lambda url, marker: {"x": "$len('a' * 10000000000)"},
+        lambda url, marker: {"x": "$1 << 99999999999"},
     ],
 }
 EVERY = [(hole, k) for hole, ways in HOLES.items() for k in range(len(ways))]

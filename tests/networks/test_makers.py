@@ -147,3 +147,20 @@ def test_a_dendritic_layer_answers_what_a_forward_pass_asks_of_its_layer() -> No
     made = add_dendrites(layer, 1, "relu")
     assert (made.stride, made.kernel_size, made.padding) == ((2, 2), (3, 3), (1, 1))
     assert not [key for key in made.state_dict() if "stride" in key]
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        {"name": "EfficientNetBN", "model_name": "efficientnet-b0", "spatial_dims": 2},
+        {"name": "EfficientNetBN", "model_name": "efficientnet-b0", "pretrained": True},
+    ],
+)
+def test_a_spec_never_fetches_weights(base, monkeypatch) -> None:
+    """It would ask a server whenever a bundle's network is built."""
+
+    def asked(*_: object, **__: object) -> None:
+        raise AssertionError("a server was asked")
+
+    monkeypatch.setattr("monai.networks.nets.efficientnet.model_zoo.load_url", asked)
+    assert build_network({"format": 1, "base": base, "dendrites": {}}) is not None

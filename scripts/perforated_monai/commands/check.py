@@ -39,6 +39,10 @@ def check_target(
         refuse_foreign(report_file, "page of check", ["<title>Data check: "])
     if target.lower().endswith(".zip"):
         bundle_folder(target)
+    if not Path(target).expanduser().is_dir():
+        wrong = "is no folder" if Path(target).expanduser().exists() else "does not exist"
+        msg = f"check takes the folder of a data set or a bundle; {target} {wrong}. Correct it."
+        raise UserError(msg)
     if is_bundle(Path(target)):
         if report_file:
             msg = f"--report shows volumes, and {target} is a bundle. Leave it out, or use --json."

@@ -26,6 +26,8 @@ Maker = Callable[..., nn.Module]
 # MONAI keeps other functions beside them, one of which downloads weights.
 _FACTORIES = re.compile(r"MedNe[xX]t\w+|resnet\d+|vista3d\d+")
 
+_FETCHES = re.compile(r"pretrain|download|(^|_)url", re.IGNORECASE)
+
 
 def name_in_spec(target: str) -> str:
     """``base.name`` of a spec for a ``_target_``: short for MONAI's and ours, whole for others."""
@@ -72,6 +74,7 @@ def make(name: str, arguments: Mapping[str, Any]) -> nn.Module:
         UserError: for arguments that it does not take, or a construction that fails.
     """
     maker = maker_of(name)
+    arguments = _without_fetching(maker, arguments)
     try:
         inspect.signature(maker).bind(**arguments)
     except TypeError as error:
@@ -89,6 +92,18 @@ def make(name: str, arguments: Mapping[str, Any]) -> nn.Module:
         msg = f"Network spec, base: {name} made a {type(network).__name__}, no network."
         raise UserError(msg)
     return network
+
+
+def _without_fetching(maker: Maker, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Nothing is downloaded for weights that are loaded afterwards, also where that is default."""
+    found = dict(arguments)
+    for name, parameter in inspect.signature(maker).parameters.items():
+        if _FETCHES.search(name):
+            if found.get(name, parameter.default) is True:
+                found[name] = False
+            elif isinstance(found.get(name), str):
+                found[name] = None
+    return found
 
 
 def factory_call(text: Any) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ReferenceResolver
 
+from ...networks.makers import is_own
 from ...rules import Broken, rule
 from .allowed import component, is_own_class, judge_target
 from .expressions import DEFAULT_NAMES, REFERENCES, judge, read_import
@@ -34,6 +35,11 @@ def targets(bundle: Unpacked) -> Iterator[Broken]:
                 reason = f"fetches weights unless {asks} is false"
             if reason:
                 yield Broken(f"_target_ {text[:100]!r} at {item.id}: {reason}", _CURE, item.file)
+        elif item.given and isinstance(item.value, str) and is_own(item.value):
+            value = f"{item.value[:100]!r} at {item.id}: a class of the bundle's own code"
+            yield Broken(value, _CURE, item.file)
+        elif item.key == "spec" and _is_live(item.value):
+            yield Broken(f"spec at {item.id}: only known when it runs", _CURE, item.file)
         elif item.key == "_mode_" and not _is_plain_mode(item):
             yield Broken(f"_mode_ {item.value!r} at {item.id}", _CURE, item.file)
 
@@ -97,6 +103,15 @@ def module_references(bundle: Unpacked) -> Iterator[Broken]:
         for name in sorted(_references(item)):
             if any(_reaches(name, place) for place in imports):
                 yield Broken(f"@{name} in {item.value[:100]!r} at {item.id}", _CURE, item.file)
+
+
+def _is_live(value: Any) -> bool:
+    """Whether any part of it is an expression, reference or macro: it may name any class."""
+    if isinstance(value, dict):
+        return any(map(_is_live, value.values()))
+    if isinstance(value, list):
+        return any(map(_is_live, value))
+    return isinstance(value, str) and value[:1] in ("$", "@", "%")
 
 
 def _references(item: Item) -> set[str]:

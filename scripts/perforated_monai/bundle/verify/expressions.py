@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Iterator, Mapping, Set
 
 from .allowed import ATTRIBUTES, BUILTINS, ENVIRONMENT, MODULES, NAMES, ONLY_ARGUMENTS, is_module
@@ -23,6 +24,7 @@ _PLAIN = (
     *(ast.Lambda, ast.arguments, ast.arg),
     *(ast.boolop, ast.operator, ast.unaryop, ast.cmpop),
 )
+_LARGEST = 10**9  # of a number: a list or text of that length is no setting
 _SETTABLE = "torch.backends.cudnn"
 _SETTINGS = ("benchmark", "deterministic")
 
@@ -95,6 +97,12 @@ class _Reader:
                 yield f"assignment to {ast.unparse(node)}"
             if isinstance(node, ast.Call):
                 yield from self._arguments(node)
+            if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Pow, ast.LShift)):
+                small = isinstance(node.right, ast.Constant) and _is_small(node.right.value, 16)
+                if not small or isinstance(node.left, ast.BinOp):
+                    yield "a power or shift that may have no end"
+            if isinstance(node, ast.Constant) and not _is_small(node.value, _LARGEST):
+                yield f"the number {str(node.value)[:20]}"
             if getattr(node, "is_async", False):
                 yield "async in an expression"
             for inner in ast.iter_child_nodes(node):
@@ -168,6 +176,10 @@ class _Reader:
         key = node.slice
         known = isinstance(key, ast.Constant) and key.value in ENVIRONMENT
         return known and not _stores(node) and self._meanings(node.value) == ["os.environ"]
+
+
+def _is_small(value: object, most: float) -> bool:
+    return not isinstance(value, (int, float)) or abs(value) <= most or abs(value) == math.inf
 
 
 def dotted(node: ast.AST) -> str:

@@ -110,6 +110,8 @@ class SeriesReader:
 
     def _culprit(self, files: Sequence[Path]) -> str:
         """Name of the first file that ends the process by itself; empty when none is found."""
+        with contextlib.suppress(_Died), self._within(_SECONDS):
+            self._greet()  # ITK starts slowly where much else runs: that is not time of the search
         end = time.monotonic() + _SEARCH
         for path in sorted(files):
             if time.monotonic() > end:
@@ -125,17 +127,22 @@ class SeriesReader:
         process = self._started()
         assert process.stdin is not None
         try:
-            if not self._ready:
-                answer = self._line()
-                if "ready" not in answer:
-                    self.close()
-                    raise UserError(answer.get("error", "DICOM cannot be read here."))
-                self._ready = True
+            self._greet()
             process.stdin.write(json.dumps(request).encode() + b"\n")
             process.stdin.flush()
         except OSError:
             raise self._died() from None
         return self._line()
+
+    def _greet(self) -> None:
+        """Wait until a new process has loaded what it decodes with."""
+        self._started()
+        if not self._ready:
+            answer = self._line()
+            if "ready" not in answer:
+                self.close()
+                raise UserError(answer.get("error", "DICOM cannot be read here."))
+            self._ready = True
 
     def _line(self) -> dict[str, Any]:
         assert self._process is not None and self._process.stdout is not None

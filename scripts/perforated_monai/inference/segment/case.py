@@ -14,7 +14,7 @@ from typing import Any
 import nibabel as nib
 
 from ...errors import UserError
-from ...files import hash_of, sha256
+from ...files import cure_of, hash_of, sha256
 from .cases import Case, shown
 from .cores import Turns
 from .earlier import OUTDATED, set_aside
@@ -243,7 +243,11 @@ class CaseRun:
         while not isinstance(error, UserError) and error.__cause__ is not None:
             error = error.__cause__  # MONAI wraps what a transform raises
         text = " ".join(str(error).split())
-        if not isinstance(error, UserError):
+        if isinstance(error, OSError) and error.strerror and not isinstance(error, UserError):
+            shown_name = Path(str(error.filename or "")).name[:60]
+            file = f" {shown_name}" if shown_name and not self.options.anonymous else ""
+            text = f"its file{file} cannot be used ({error.strerror}). {cure_of(error)}."
+        elif not isinstance(error, UserError):
             text = f"{type(error).__name__}" + (f": {text}" if not self.options.anonymous else "")
         for root in {str(self.output.resolve()), str(self.output)} - {".", "/"}:
             text = text.replace(root + "/", "")

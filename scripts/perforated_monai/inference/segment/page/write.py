@@ -19,7 +19,7 @@ from markupsafe import Markup
 from tqdm import tqdm
 
 from ....errors import UserError
-from ....files import sha256, write_text
+from ....files import refuse_foreign, sha256, write_text
 from ..cases import Case, find_cases
 from ..planes import COLOURS
 from ..read import hash_files, read_nifti
@@ -37,7 +37,8 @@ def check_page_path(page: str | Path) -> Path:
     """The path of a page, before hours of work.
 
     Raises:
-        UserError: another ending than .html, or a folder that is not there.
+        UserError: another ending than .html, a folder that is not there, or a file of somebody
+            else under that name.
     """
     path = Path(page)
     if path.suffix.lower() != ".html":
@@ -46,6 +47,7 @@ def check_page_path(page: str | Path) -> Path:
     if path.is_dir() or not path.parent.is_dir():
         msg = f"The page cannot be written as {path}: make the folder {path.parent} first."
         raise UserError(msg)
+    refuse_foreign(path, "page of masks", ["<title>Masks by "])
     return path
 
 
