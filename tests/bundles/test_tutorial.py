@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from pathlib import Path
@@ -52,16 +53,23 @@ def test_its_links_and_extras_exist() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_it_runs_from_top_to_bottom_in_five_minutes() -> None:
-    """It trains two small networks in processes of their own: two minutes and more."""
+    """It trains two small networks in processes of their own: two minutes and more.
+
+    The minutes are CPU time of the kernel and its processes, all together, which wall-clock time
+    stays below where nothing else runs; on a busy machine the clock says how busy it is.
+    """
     nbclient = pytest.importorskip("nbclient", reason="extra notebook is not installed")
     pytest.importorskip("ipykernel", reason="extra notebook is not installed")
     pytest.importorskip("perforatedai", reason="extra train is not installed: nothing can grow")
     import nbformat
 
     book = nbformat.read(FILE, as_version=4)
-    start = time.monotonic()
+    start, before = time.monotonic(), os.times()
     resources = {"metadata": {"path": str(DOCS)}}
     nbclient.NotebookClient(book, timeout=600, kernel_name="python3", resources=resources).execute()
-    assert time.monotonic() - start < 300
+    after = os.times()
+    cpu = sum(after[2:4]) - sum(before[2:4])
+    print(f"notebook: {cpu:.0f} s of CPU time, {time.monotonic() - start:.0f} s by the clock")
+    assert 20 < cpu < 300
     said = json.dumps([cell.get("outputs", []) for cell in book.cells])
     assert "done: best Dice" in said and "the bundle is as it was: True" in said
