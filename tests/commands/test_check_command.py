@@ -92,7 +92,7 @@ def test_rules_are_listed(capsys):
         (["check", "{data}", "--manifest", "nothing"], 1, "nothing does not exist"),
         (["check", "{data}", "--json", "{tmp}/no/f.json"], 1, "its folder is missing"),
         (["prepare", "--root", "{data}"], 2, "prepare needs"),
-        (["prepare", "phantom", "--root", "{tmp}/nowhere"], 1, "nowhere does not exist"),
+        (["prepare", "phantom", "--root", "{tmp}/nowhere"], 1, "nowhere cannot be read"),
     ],
 )
 def test_wrong_use_is_one_line(words, code, expected, data, tmp_path, capsys):
