@@ -152,3 +152,9 @@ def test_the_tests_mirror_the_rooms(repo: Path) -> None:
     rooms = {path.parent.name for path in package.glob("*/__init__.py")}
     tested = {path.name for path in (repo / "tests").iterdir() if any(path.glob("**/test_*.py"))}
     assert len(rooms) == 10 and rooms <= tested
+
+
+def test_few_files_stand_beside_the_rooms(repo: Path) -> None:
+    package = repo / "scripts" / "perforated_monai"
+    beside = [path.name for path in package.iterdir() if path.is_file()]
+    assert 0 < len(beside) <= 8, beside

@@ -35,7 +35,7 @@ from helpers.share_bundle import (
 from perforated_monai import UserError, build_network
 from perforated_monai.bundle.pack import pack_bundle
 from perforated_monai.bundle.pack.requirements import ALWAYS, KNOWN, PUBLIC_NAMES, stamped
-from perforated_monai.bundle.verify import verify
+from perforated_monai.bundle.verify.verify import verify
 from perforated_monai.commands.main import main
 from perforated_monai.files import sha256
 

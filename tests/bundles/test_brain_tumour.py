@@ -12,11 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.harness import CPU, GROW, history, initialised, segment_by_monai
+from helpers.harness import CPU, GROW, history, initialised, labelled_phantoms, segment_by_monai
 from perforated_monai import UserError, build_network
 from perforated_monai.commands.main import main
-from perforated_monai.data.phantoms import make_phantoms
-from perforated_monai.data.prepare import write_manifest
 from perforated_monai.export.into_bundle import export_run
 from perforated_monai.inference.segment import Options, Segmenter, segment_folder
 
@@ -37,9 +35,7 @@ VALUES = {1: "edema", 2: "non_enhancing_tumour", 3: "enhancing_tumour"}
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten tumour phantoms of 24 voxels a side."""
     folder = tmp_path_factory.mktemp("data") / "phantoms"
-    make_phantoms(folder, cases=10, kind="tumour", shape=(24, 24, 24))
-    write_manifest(folder, folder / "manifest.json", "phantom", test=False)
-    return folder
+    return labelled_phantoms(folder, 10, "tumour", (24, 24, 24))
 
 
 @pytest.fixture(scope="module")

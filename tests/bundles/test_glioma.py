@@ -13,11 +13,9 @@ import torch
 from monai.bundle import ConfigParser
 
 from benchmarks import glioma_table
-from helpers.harness import CPU, history, initialised, segment_by_monai
+from helpers.harness import CPU, history, initialised, labelled_phantoms, segment_by_monai
 from perforated_monai import build_network
 from perforated_monai.data.manifest import load_manifest
-from perforated_monai.data.phantoms import make_phantoms
-from perforated_monai.data.prepare import write_manifest
 from perforated_monai.export.into_bundle import export_run
 from perforated_monai.inference.segment import Options, Segmenter, segment_folder
 
@@ -38,9 +36,7 @@ TINY = {
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "phantoms"
-    make_phantoms(folder, cases=6, kind="glioma", shape=(64, 64, 20))
-    write_manifest(folder, folder / "manifest.json", "phantom", test=False)
-    return folder
+    return labelled_phantoms(folder, 6, "glioma", (64, 64, 20))
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from helpers.harness import initialised, refused
+from helpers.harness import initialised, labelled_phantoms, refused
 from helpers.ranks import on_ranks
 from helpers.zoo import BUNDLES, PHANTOM_KIND, each_bundle
 from perforated_monai.bundle.check.run import check_bundle
-from perforated_monai.data.phantoms import make_phantoms
-from perforated_monai.data.prepare import write_manifest
 from perforated_monai.files import hash_of
 
 EVALUATION = ("train.json", "evaluate.json")
@@ -26,11 +24,8 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Five labelled phantoms of each kind, with a manifest."""
     found = {}
     for name, kind in PHANTOM_KIND.items():
-        data = tmp_path_factory.mktemp(name) / "data"
         shape = {"tumour": (24, 24, 24), "glioma": (32, 32, 20)}.get(kind)
-        make_phantoms(data, cases=5, kind=kind, shape=shape)
-        write_manifest(data, data / "manifest.json", "phantom", test=False)
-        found[name] = data
+        found[name] = labelled_phantoms(tmp_path_factory.mktemp(name) / "data", 5, kind, shape)
     return found
 
 

@@ -14,7 +14,7 @@ from helpers.alone import BASE, run_alone
 from helpers.harness import CPU, segment_by_monai
 from helpers.zoo import BUNDLES, LARGEST_FILE, PHANTOM_KIND, check_metadata, each_bundle
 from perforated_monai.bundle.pack import Packed, pack_bundle
-from perforated_monai.bundle.verify import verify
+from perforated_monai.bundle.verify.verify import verify
 from perforated_monai.data.phantoms import make_phantoms
 
 

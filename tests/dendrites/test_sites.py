@@ -264,6 +264,6 @@ def test_one_kind_stands_in_for_the_sets_of_an_overlay() -> None:
 def test_the_shape_of_a_network_chooses_its_kinds(
     network: nn.Module, kinds: list[str], why: str
 ) -> None:
-    sets, notes = default_sets(network)
+    sets, notes = default_sets(network, trace(network))
     assert [part["kind"] for part in sets] == kinds
     assert why in " ".join(notes)

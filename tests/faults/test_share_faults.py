@@ -37,7 +37,7 @@ from helpers.share_bundle import (
 from perforated_monai import DendriteConfig, UserError, build_network
 from perforated_monai.bundle.pack import pack_bundle
 from perforated_monai.bundle.staged import staged
-from perforated_monai.bundle.verify import Verdict, verify
+from perforated_monai.bundle.verify.verify import Verdict, verify
 from perforated_monai.export.plain_network import refuse_difference
 from perforated_monai.growth.tracker import Tracker
 from perforated_monai.growth.trained import Trained, make_spec

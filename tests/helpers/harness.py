@@ -19,6 +19,8 @@ from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 
 from perforated_monai import UserError
+from perforated_monai.data.phantoms import make_phantoms
+from perforated_monai.data.prepare import write_manifest
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "hippocampus_mri_dendritic"
 
@@ -44,6 +46,13 @@ GROW = {
     "dendrites::improvement_threshold": [0.0],
     "epochs": 9,
 }
+
+
+def labelled_phantoms(folder: Path, cases: int, kind: str, shape: Any = None) -> Path:
+    """Labelled phantoms of a kind in ``folder``, all of them in the folds of ``manifest.json``."""
+    make_phantoms(folder, cases=cases, kind=kind, shape=shape)
+    write_manifest(folder, folder / "manifest.json", "phantom", test=False)
+    return folder
 
 
 def initialised(

@@ -10,35 +10,15 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from ..data.reading import ENDINGS, from_yaml, read_mapping
 from ..files import write_text
-from ..reading import from_yaml, read_mapping, read_or_refuse
 from .ids import has
-
-SUFFIXES = (".json", ".yaml", ".yml")
 
 
 def find_config(bundle: Path, name: str) -> Path | None:
-    """``configs/<name>`` with the first ending of ``SUFFIXES`` that is there."""
-    files = (bundle / "configs" / f"{name}{suffix}" for suffix in SUFFIXES)
+    """``configs/<name>`` with the first ending of ``ENDINGS`` that is there."""
+    files = (bundle / "configs" / f"{name}{suffix}" for suffix in ENDINGS)
     return next((file for file in files if file.is_file()), None)
-
-
-def read_config(file: Path) -> dict[str, Any]:
-    """Content of a config file, as MONAI reads it.
-
-    Raises:
-        UserError: for a file that cannot be read or holds no mapping.
-    """
-    return read_mapping(file)
-
-
-def load_config(file: Path) -> Any:
-    """What a config file holds, whatever it is.
-
-    Raises:
-        UserError: for a file that cannot be read.
-    """
-    return read_or_refuse(file)
 
 
 def load_configs(files: Sequence[str | Path]) -> dict[str, Any]:
@@ -54,7 +34,7 @@ def load_configs(files: Sequence[str | Path]) -> dict[str, Any]:
 
 def replace_in_config(file: Path, values: dict[str, Any]) -> None:
     """Give ids of a config file other values; comments of YAML stay where its text allows it."""
-    config = read_config(file)
+    config = read_mapping(file)
     for identifier, value in values.items():
         _put(config, identifier, value)
     if file.suffix == ".json":

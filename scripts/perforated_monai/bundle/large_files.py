@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.reading import read
 from ..errors import UserError
 from ..files import hash_of
-from ..reading import read
 
 NAMES = ("large_files.yml", "large_files.yaml", "large_files.json")
 HASHES = ("md5", "sha1", "sha256", "sha512")  # what MONAI's download checks

@@ -12,7 +12,8 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from .configs import read_config, replace_in_config
+from ..data.reading import read_mapping
+from .configs import replace_in_config
 
 MODEL = "model.pt"
 _ROOT = "bundle"
@@ -26,7 +27,7 @@ def loaded_files(config: dict[str, Any]) -> list[str]:
 
 def load_model_pt(file: Path) -> None:
     """Let the loaders of a config file read ``models/model.pt`` of the bundle."""
-    config = read_config(file)
+    config = read_mapping(file)
     if "bundle_root" not in config:
         return
     others = [i for i, path in _loaders(config) if PurePosixPath(path).name != MODEL]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-OWN = "scripts"
+from ..networks.makers import OWN
 
 
 def has_own_code(bundle: Path, config: Any) -> bool:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from .._version import __version__
+from ..data.reading import read, reason_of
 from ..errors import UserError
 from ..files import hash_of, sha256
-from ..reading import read, reason_of
 
 RECORD = "packed.json"
 FORMAT = 1

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..reading import read, reason_of
+from .reading import read, reason_of
 from .schema import FOLDS, SCHEMA_VERSION, Layout, broken
 
 PARTS = ("train", "validation", "test", "all")

@@ -19,7 +19,7 @@ from scipy.stats import t as student
 
 from ..errors import UserError
 from ..files import csv_text, from_csv_text, hash_of
-from ..reading import read
+from .reading import read
 
 TABLE, ABOUT = "cases.csv", "cases.json"
 MEAN = "mean"

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from ..reading import read, reason_of
 from .layout import case_ids, dataset_root, suffix_of, volumes
 from .manifest import Checksums, Manifest, load_manifest, refuse
 from .patients import Patients
+from .reading import read, reason_of
 from .schema import FOLDS, Layout
 
 FEWEST_WITH_TEST = 10

@@ -11,10 +11,10 @@ from .config import DendriteConfig
 from .kinds.apical import Apical
 from .kinds.distal import Distal
 from .targets import find_targets
-from .trace import trace
+from .trace import Trace
 
 
-def default_sets(network: nn.Module) -> tuple[list[dict[str, Any]], list[str]]:
+def default_sets(network: nn.Module, seen: Trace) -> tuple[list[dict[str, Any]], list[str]]:
     """The parts of one set for a network, and a sentence for each kind that is left out.
 
     ``distal`` goes wherever a block of a known class is. ``apical`` is for networks whose first
@@ -22,17 +22,14 @@ def default_sets(network: nn.Module) -> tuple[list[dict[str, Any]], list[str]]:
     of it was thrown away (``bundles/README.md``, "Where dendrites pay").
 
     Args:
-        network: plain, as growth meets it; it is run on zeros and nothing of it changes.
+        network: plain, as growth meets it.
+        seen: the shapes in it.
 
     Returns:
         parts for ``DendriteConfig.sets``, empty where neither kind has a place.
     """
     parts: list[dict[str, Any]] = []
     notes: list[str] = []
-    try:
-        seen = trace(network)
-    except UserError as error:
-        return [], [str(error)]
     try:
         Distal().places(network, seen, ["*"], [])
         parts.append({"kind": Distal.name})
@@ -52,7 +49,7 @@ def default_sets(network: nn.Module) -> tuple[list[dict[str, Any]], list[str]]:
         notes.append(f"Left out: {error}")
     if len(parts) > 1:
         try:
-            find_targets(network, DendriteConfig(sets=parts, activation="kind"))
+            find_targets(network, DendriteConfig(sets=parts, activation="kind"), seen)
         except UserError as error:
             notes.append(f"Left out: kind apical. {error}")
             parts = parts[:1]

@@ -27,11 +27,18 @@ def find_layers(network: nn.Module, config: DendriteConfig) -> list[str]:
     return list(find_targets(network, config))
 
 
-def find_targets(network: nn.Module, config: DendriteConfig) -> dict[str, Kind]:
+def find_targets(
+    network: nn.Module, config: DendriteConfig, seen: Trace | None = None
+) -> dict[str, Kind]:
     """The layers that will grow, in the network's own order, and the kind of their dendrites.
 
     A kind that reads a layer's output or the image chooses its places from the shapes of a forward
     pass, and is settled for them; the others take their layers by type and name.
+
+    Args:
+        network: plain.
+        config: kinds and layers.
+        seen: shapes in the network, where the caller has them; otherwise learned when needed.
 
     Raises:
         NoMatchingLayerError: as ``input_layers``.
@@ -39,7 +46,6 @@ def find_targets(network: nn.Module, config: DendriteConfig) -> dict[str, Kind]:
             one layer, or a layer and one inside it.
     """
     targets: dict[str, Kind] = {}
-    seen: Trace | None = None
     for part in config.parts:
         kind = part.dendrite
         if isinstance(kind, SitedKind):

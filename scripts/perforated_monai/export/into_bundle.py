@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle.staged import finish, remove_at_end, staged
+from ..data.reading import read, read_mapping
 from ..errors import UserError
 from ..files import write_json
 from ..growth.trained import load_trained, make_spec
@@ -17,7 +18,6 @@ from ..inference.patches import load_patches
 from ..networks import agreement
 from ..networks.build import build_network
 from ..networks.weights import load_weights
-from ..reading import read, read_mapping
 from .options import Proof, cut_to
 from .parity import Reference, prove, source_of, write_proof
 from .plain_network import SPEC, PlainNetwork, compare_with_trained

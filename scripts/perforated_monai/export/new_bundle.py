@@ -13,10 +13,11 @@ from torch import nn
 
 from .._version import __version__
 from ..bundle import large_files
-from ..bundle.configs import find_config, has_id, read_config, replace_in_config
+from ..bundle.configs import find_config, has_id, replace_in_config
 from ..bundle.loaded_weights import load_model_pt, loaded_files
 from ..bundle.own_code import own_code
 from ..bundle.staged import new_folder
+from ..data.reading import read_mapping
 from ..errors import UserError
 from ..files import write_json, write_text
 from ..growth.trained import Trained, load_trained, make_spec
@@ -160,7 +161,7 @@ def _metadata(bundle: Path) -> dict[str, Any]:
     if not file.is_file():
         msg = f"{bundle} is no bundle: it has no configs/metadata.json."
         raise UserError(msg)
-    return read_config(file)
+    return read_mapping(file)
 
 
 def _inference(bundle: Path) -> dict[str, Any]:
@@ -168,7 +169,7 @@ def _inference(bundle: Path) -> dict[str, Any]:
     if file is None:
         msg = f"{bundle} has no configs/inference.json or .yaml: nothing could use the network."
         raise UserError(msg)
-    return read_config(file)
+    return read_mapping(file)
 
 
 def _spec(trained: Trained) -> tuple[dict[str, Any], nn.Module]:
@@ -231,7 +232,7 @@ def _write(stage: Path, plain: PlainNetwork) -> None:
 
 def _replace_definition(file: Path, plain: PlainNetwork) -> None:
     """Put the new definition where the config has the old one, under its id and ``network_def``."""
-    config, identifier = read_config(file), plain.trained.definition
+    config, identifier = read_mapping(file), plain.trained.definition
     values: dict[str, Any] = {}
     if has_id(config, identifier) or "network_def" in config:
         values["network_def"] = plain.definition(config.get("network_def"))

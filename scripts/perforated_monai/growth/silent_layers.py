@@ -62,10 +62,6 @@ class SilentLayers:
         )
         return names
 
-    def state(self) -> list[str] | None:
-        """For a checkpoint; None before the look."""
-        return self.names
-
     def restore(self, names: Any) -> None:
         """Leave out again what a checkpoint of this run had left out."""
         self.names = names

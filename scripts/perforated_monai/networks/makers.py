@@ -25,8 +25,8 @@ OWN = "scripts"  # the package of a bundle's own code
 Maker = Callable[..., nn.Module]
 # MONAI keeps other functions beside them, one of which downloads weights.
 _FACTORIES = re.compile(r"MedNe[xX]t\w+|resnet\d+|vista3d\d+")
-
-_FETCHES = re.compile(r"pretrain|download|(^|_)url", re.IGNORECASE)
+# Arguments that make a constructor fetch weights.
+FETCHES = re.compile(r"pretrain|download|(^|_)url", re.IGNORECASE)
 
 
 def name_in_spec(target: str) -> str:
@@ -98,7 +98,7 @@ def _without_fetching(maker: Maker, arguments: Mapping[str, Any]) -> dict[str, A
     """Nothing is downloaded for weights that are loaded afterwards, also where that is default."""
     found = dict(arguments)
     for name, parameter in inspect.signature(maker).parameters.items():
-        if _FETCHES.search(name):
+        if FETCHES.search(name):
             if found.get(name, parameter.default) is True:
                 found[name] = False
             elif isinstance(found.get(name), str):

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..data.reading import read
 from ..data.scores import TABLE, CaseRow, case_table, read_cases
 from ..errors import UserError
 from ..files import csv_text, from_csv_text, sha256, write_json, write_text
-from ..reading import read
 from .study_file import FORMAT, Study
 from .sweep_space import NAMES
 from .trial import Trial

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..data.reading import read
 from ..data.scores import CaseRow
 from ..errors import UserError
 from ..files import write_json, write_text
-from ..reading import read
 from . import trial_folder
 from .result_tables import STUDY, flat, mark_of, read_tables
 from .study_file import FORMAT, Study

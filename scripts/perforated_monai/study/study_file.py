@@ -17,10 +17,10 @@ from monai.bundle import ConfigParser
 
 from ..bundle.configs import load_configs
 from ..bundle.overrides import is_known_key
+from ..data.reading import from_yaml, read_text, reason_of
 from ..data.schema import FOLDS
 from ..dendrites.config import DendriteConfig
 from ..errors import UserError
-from ..reading import from_yaml, read_text, reason_of
 from .arms import ARMS, DEPENDENT, networks_of, variant_config
 from .sweep_space import check_sweep
 

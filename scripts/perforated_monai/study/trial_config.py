@@ -10,10 +10,10 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from ..bundle.configs import load_configs
+from ..data.reading import read, read_mapping
 from ..data.schema import FOLDS
 from ..errors import UserError
 from ..networks.build import build_network
-from ..reading import read, read_mapping
 from .arms import (
     PLAIN,
     SIZED,

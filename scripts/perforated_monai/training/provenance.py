@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from .._version import __version__
+from ..data.reading import from_json, read
 from ..errors import UserError
 from ..files import sha256, write_json
-from ..reading import from_json, read
 from .trained_on import TrainedOn, is_record
 
 # Settings that change how fast a run goes or where it is logged, never what comes out of it.

@@ -9,8 +9,8 @@ import pytest
 
 from helpers.hostile_components import EVERY, hostile
 from helpers.share_bundle import INFERENCE, METADATA, edit, in_metadata, rezip
-from perforated_monai.bundle.verify import verify
 from perforated_monai.bundle.verify.paths import paths
+from perforated_monai.bundle.verify.verify import verify
 from perforated_monai.bundle.verify.walk import Unpacked
 
 

@@ -11,8 +11,13 @@ from helpers.share_bundle import INFERENCE, TOP, Content, edit, put, read_zip, r
 from helpers.spoiled_bundles import FOREIGN, REFUSED, spy
 from perforated_monai import UserError
 from perforated_monai.bundle.record import RECORD
-from perforated_monai.bundle.verify import Verdict, verify
-from perforated_monai.bundle.verify.verify import CODE_RULES, CONTENT_RULES, PACKED_RULES
+from perforated_monai.bundle.verify.verify import (
+    CODE_RULES,
+    CONTENT_RULES,
+    PACKED_RULES,
+    Verdict,
+    verify,
+)
 from perforated_monai.commands.main import main
 from perforated_monai.rules import ERROR, NOTE
 

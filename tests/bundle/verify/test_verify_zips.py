@@ -17,8 +17,7 @@ import pytest
 
 from helpers.share_bundle import TOP, entry, raw_zip
 from perforated_monai import UserError
-from perforated_monai.bundle.verify import verify
-from perforated_monai.bundle.verify.verify import ZIP_RULES
+from perforated_monai.bundle.verify.verify import ZIP_RULES, verify
 from perforated_monai.commands.main import main
 
 LINK, PIPE = stat.S_IFLNK | 0o777, stat.S_IFIFO | 0o644

@@ -12,9 +12,9 @@ from helpers.segment_bundle import blocks, make_rounding_bundle, save
 # where they are installed, so of other packages those are named that it does not import.
 NOT_OURS = ("perforatedai", "openvino_telemetry", "wandb", "highdicom", "nnunetv2")
 # The bundle is not known, so it is judged first: bundle.verify and bundle.check belong to that.
-ROOMS = ("training", "growth", "study", "export", "bundle.pack")
+ROOMS = ("training", "growth", "study", "export", "bundle.pack", "bundle.check")
 ROOMS += ("bundle.card", "bundle.overlay", "inference.segment.page", "inference.segment.preview")
-# ("data" is not among them: the rules of bundle.check look at cases.)
+ROOMS += ("data.cache", "data.crops", "data.dataset", "data.affine_crop")
 PROGRAM = """
 import json, sys
 import monai

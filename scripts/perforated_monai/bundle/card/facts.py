@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ...data.manifest import Manifest, load_manifest
+from ...data.reading import read_mapping
 from ...data.scores import Scores, read_scores
 from ...errors import UserError
 from ...files import hash_of
-from ...reading import read_mapping
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ...data.reading import ENDINGS, read, reason_of
 from ...errors import UserError
-from ...reading import ENDINGS, read, reason_of
 from .meta_network import NetworkOrReason, build
 
 WORKFLOWS = {"train": "train", "inference": "infer"}  # file name -> MONAI's workflow type

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from ...data.reading import read, reason_of
 from ...errors import UserError
 from ...files import sha256
-from ...reading import read, reason_of
 from ...rules import NOTE, Broken, rule
 from .files import WORKFLOWS, BundleFiles
 from .meta_network import on_meta

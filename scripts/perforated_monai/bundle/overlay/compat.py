@@ -16,7 +16,7 @@ import monai
 import torch
 from monai.bundle import ConfigParser
 
-from ..configs import load_config
+from ...data.reading import read_or_refuse
 from ..verify.allowed import component as component_of
 from ..verify.allowed import judge_target
 from .signature import unknown_arguments
@@ -50,7 +50,7 @@ def find_mends(config: TrainConfig) -> list[Mend]:
 def version_note(config: TrainConfig, mends: list[Mend]) -> str:
     """One sentence on the version that the bundle names; empty where it is the installed one."""
     metadata = config.file.parent / "metadata.json"
-    content = load_config(metadata) if metadata.is_file() else {}
+    content = read_or_refuse(metadata) if metadata.is_file() else {}
     named = str(content.get("monai_version", "")) if isinstance(content, dict) else ""
     here = monai.__version__
     if not named or named.split(".")[:2] == here.split(".")[:2]:

@@ -6,11 +6,10 @@ import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...data.reading import from_yaml, read_mapping
 from ...errors import UserError
 from ...networks.build import base_spec
 from ...networks.definition import literal_definition
-from ...reading import from_yaml
-from ..configs import read_config
 from ..ids import merged, value_of
 from ..own_code import has_own_code, own_code
 from .compat import find_mends, mended, version_note
@@ -161,7 +160,7 @@ def _plan(config: TrainConfig, parts: Parts, choices: Choices) -> Plan:
 
 def _verify(text: str, config: TrainConfig, parts: Parts) -> None:
     """The overlay reads as YAML, and on top of the config it puts the handlers where they act."""
-    together = merged(read_config(config.file), from_yaml(text))
+    together = merged(read_mapping(config.file), from_yaml(text))
     handlers = value_of(together, parts.handlers or "dendrite_handlers", [])
     names = [handler.get("_target_") for handler in handlers[-2:]]
     if names != ["perforated_monai.RunHandler", "perforated_monai.DendriteHandler"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from torch import nn
 
 from ...dendrites.config import DendriteConfig
 from ...dendrites.default_sets import default_sets
-from ...dendrites.trace import trace
+from ...dendrites.trace import Trace, trace
 from ...errors import UserError
 from ...networks.build import build_network
 from ...networks.cost import count_flops
@@ -61,7 +62,12 @@ def plan_growth(
         )
         return Plan(kind=kind or "copy", notes=[] if kind else [note])
     network = build_network(plain_spec(base))
-    sets, notes = ([], []) if kind else default_sets(network)
+    seen, notes = _shapes(network)
+    sets: list[dict[str, Any]] = []
+    if kind:
+        notes = []
+    elif seen is not None:
+        sets, notes = default_sets(network, seen)
     one = None if sets else kind or "copy"
     config = DendriteConfig(
         kind=one,
@@ -70,8 +76,8 @@ def plan_growth(
         layer_types=list(layer_types),
         layer_names=list(layers),
     )
-    entries = grown_entries(network, config)
-    cost = _cost(base, network, entries)
+    entries = grown_entries(network, config, seen=seen)
+    cost = _cost(base, network, entries, seen)
     return Plan(sets, one, cost, [_where(entries), *notes])
 
 
@@ -85,24 +91,27 @@ def _where(entries: dict[str, Any]) -> str:
     return f"Will grow: {'; '.join(parts)}."
 
 
-def _cost(base: dict[str, Any], network: nn.Module, entries: dict[str, Any]) -> str:
+def _shapes(network: nn.Module) -> tuple[Trace | None, list[str]]:
+    """The shapes in a network, or why they cannot be learned."""
+    try:
+        return trace(network), []
+    except UserError as error:
+        return None, [str(error)]
+
+
+def _cost(
+    base: dict[str, Any], network: nn.Module, entries: dict[str, Any], seen: Trace | None
+) -> str:
     """Parameters, and operations where the network runs on a volume of zeros."""
     grown = build_network({**plain_spec(base), "dendrites": entries})
-    before, after = count_parameters(network), count_parameters(grown)
-    text = f"{100 * (after - before) / before:.0f} % parameters"
-    if after - before < 0.1 * before:
-        text = f"{100 * (after - before) / before:.1f} % parameters"
-    flops = _more_operations(network, grown)
-    text += "" if flops is None else f" and {100 * flops:.0f} % operations"
+    more = 100 * (count_parameters(grown) / count_parameters(network) - 1)
+    text = f"{more:.{1 if more < 10 else 0}f} % parameters"
+    if seen is not None:
+        x = torch.zeros(2, *seen.image[1:])
+        # Not every network takes two samples of the size that it takes one of, or has operations
+        # that are counted.
+        with contextlib.suppress(RuntimeError, ValueError, ZeroDivisionError):
+            flops = count_flops(grown.eval(), x) / count_flops(network.eval(), x) - 1
+            text += f" and {100 * flops:.0f} % operations"
     layers = "layer" if len(entries) == 1 else "layers"
     return f"about {text}, in {len(entries)} {layers}"
-
-
-def _more_operations(network: nn.Module, grown: nn.Module) -> float | None:
-    try:
-        space = trace(network).image[1:]
-        x = torch.zeros(2, *space)
-        before = count_flops(network.eval(), x)
-        return count_flops(grown.eval(), x) / before - 1 if before else None
-    except (UserError, RuntimeError, ValueError):
-        return None

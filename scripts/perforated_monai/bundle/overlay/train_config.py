@@ -10,8 +10,8 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ReferenceResolver
 
+from ...data.reading import ENDINGS, read_or_refuse
 from ...errors import UserError
-from ..configs import SUFFIXES, load_config
 from ..ids import has, merged, value_of
 
 _TRAINER = re.compile(r"_target_['\"]?\s*:\s*['\"]?[\w.]*Trainer\b")
@@ -128,7 +128,7 @@ def read_train_config(bundle: str | Path, config: str = "") -> TrainConfig:
         msg = f"{bundle} is no folder: give the folder of a MONAI bundle, which holds configs/."
         raise UserError(msg)
     file = _find(bundle, config)
-    content = load_config(file)
+    content = read_or_refuse(file)
     if not isinstance(content, dict) or not content:
         msg = f"{file} must hold a mapping of ids; got {type(content).__name__}."
         raise UserError(msg)
@@ -165,7 +165,7 @@ def _no_single_config(bundle: Path, there: list[str]) -> UserError:
     """What to name with --config, or that nothing here trains."""
     if there:
         return UserError(f"{bundle}/configs has {' and '.join(there)}: name one with --config.")
-    files = sorted(f for f in (bundle / "configs").glob("*") if f.suffix in SUFFIXES)
+    files = sorted(f for f in (bundle / "configs").glob("*") if f.suffix in ENDINGS)
     trains = [f.name for f in files if _TRAINER.search(f.read_text("utf-8", errors="replace"))]
     if not trains:
         shown = ", ".join(f.name for f in files) or "no config at all"

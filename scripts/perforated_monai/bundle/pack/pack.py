@@ -18,7 +18,7 @@ from ..check.run import check_files
 from ..large_files import NAMES, LargeFile, large_files_text, read_large_files
 from ..layout import package_files
 from ..record import RECORD, record_text
-from ..verify import verify
+from ..verify.verify import verify
 from .contents import select
 from .requirements import stamped
 from .zip_writer import write_zip

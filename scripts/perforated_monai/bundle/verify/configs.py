@@ -9,7 +9,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ReferenceResolver
 
-from ...networks.makers import is_own
+from ...networks.makers import FETCHES, is_own
 from ...rules import Broken, rule
 from .allowed import component, is_own_class, judge_target
 from .expressions import DEFAULT_NAMES, REFERENCES, judge, read_import
@@ -20,7 +20,6 @@ from .walk import Unpacked
 # Arguments that MONAI looks up by name, also outside itself, or that switch a safeguard off.
 _LOOKED_UP = ("reader", "writer", "merger_cls")
 _SWITCHES = {"weights_only": True, "allow_pickle": False, "_debug_": False, "pickle_module": None}
-_FETCHES = re.compile(r"pretrain|download|(^|_)url", re.IGNORECASE)
 _CURE = "Read it before you go on"
 
 
@@ -54,7 +53,7 @@ def arguments(bundle: Unpacked) -> Iterator[Broken]:
             allowed = value is None or (isinstance(value, str) and is_own_class(value))
         elif item.key in _SWITCHES:
             allowed = value is _SWITCHES[item.key]
-        elif item.given and _FETCHES.search(item.key):
+        elif item.given and FETCHES.search(item.key):
             allowed = value in (None, False, "", 0)
         else:
             continue
@@ -154,15 +153,17 @@ def _is_plain_mode(item: Item) -> bool:
         return False
     # By position an expression could give it what `arguments` looks for by name.
     return not any(
-        name in _LOOKED_UP or name in _SWITCHES or _FETCHES.search(name) or is_place(name)
+        name in _LOOKED_UP or name in _SWITCHES or FETCHES.search(name) or is_place(name)
         for name in _parameters(target)
     )
 
 
 def _fetches_by_default(target: str, holder: dict[str, Any]) -> str:
     """An argument that makes the component fetch weights where the config does not give it."""
+    if target.startswith("perforated_monai."):  # fetches nothing, and need not be imported to know
+        return ""
     for name, parameter in _parameters(target).items():
-        if _FETCHES.search(name) and parameter.default is True and name not in holder:
+        if FETCHES.search(name) and parameter.default is True and name not in holder:
             return name
     return ""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ...reading import ENDINGS, from_json, from_yaml
+from ...data.reading import ENDINGS, from_json, from_yaml
 from ...rules import Broken, rule
 from ..record import RECORD
 from .walk import Unpacked

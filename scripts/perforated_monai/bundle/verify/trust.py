@@ -12,34 +12,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...data.reading import ENDINGS
 from ...errors import UserError
 from ...files import hash_of
+from ...networks.makers import OWN
 from ...rules import Finding, run
-from ..configs import SUFFIXES
 from ..layout import PACKAGE
 from ..record import read_record
-from . import configs, walk
+from . import walk
+from .code_rules import CODE_RULES
 from .logging_conf import logging_conf
-from .paths import paths
 from .texts import texts
 
 INFERENCE = ("inference",)
 ALL_WORKFLOWS = ("train", "evaluate", "inference")
 CODE = (".py", ".pyc", ".pyo", ".pyd", ".so", ".dll", ".dylib")
 MOST_ENTRIES = 200_000  # of a folder that also holds data and runs
-_RULES = (
-    walk.plain_files,
-    texts,
-    logging_conf,
-    walk.file_kinds,
-    walk.package,
-    configs.targets,
-    configs.arguments,
-    configs.expressions,
-    configs.macros,
-    configs.module_references,
-    paths,
-)
+_RULES = (walk.plain_files, texts, logging_conf, *CODE_RULES)
 _MOST = 30  # findings of one rule
 
 
@@ -84,8 +73,8 @@ def trusted(
         return Trusted(name, "is one of this project's bundles, unchanged")
     found = run(_RULES, "", bundle, most=_MOST, foreign=True)
     # A config may lie anywhere in the bundle; what it is called runs nothing.
-    kinds, importable = walk.file_kinds.name, CODE
-    found = [f for f in found if f.rule != kinds or f.file.lower().endswith(importable)]
+    kinds = walk.file_kinds.name
+    found = [f for f in found if f.rule != kinds or f.file.lower().endswith(CODE)]
     if found and not trust:
         more = f" ({len(found)} findings)" if len(found) > 1 else ""
         msg = (
@@ -105,7 +94,7 @@ def trusted(
 def _files(root: Path, workflows: Iterable[str], config: str | Path) -> walk.Unpacked:
     """What a command reads as configs, and what could be imported."""
     bundle = walk.Unpacked(root)
-    read = {f"configs/{name}{ending}" for name in workflows for ending in SUFFIXES}
+    read = {f"configs/{name}{ending}" for name in workflows for ending in ENDINGS}
     read |= {"configs/metadata.json", "configs/logging.conf"}
     if config:
         read.add(_inside(root, Path(config)))
@@ -150,8 +139,8 @@ def _importable(root: Path) -> Iterator[Path]:
             if own or path.suffix.lower() in CODE:
                 yield path
         folders[:] = [n for n in folders if n not in ("__pycache__", ".git")]
-        if Path(folder) == root and "scripts" in folders and not (root / "scripts").is_symlink():
-            folders.remove("scripts")  # run only where a config names it, which is found there
+        if Path(folder) == root and OWN in folders and not (root / OWN).is_symlink():
+            folders.remove(OWN)  # run only where a config names it, which is found there
         yield from (p for n in folders if (p := Path(folder) / n).is_symlink() and _has_code(p))
 
 

@@ -15,9 +15,9 @@ from ...errors import UserError
 from ...rules import ERROR, NOTE, Finding, Rule, run, worst_first
 from ..check.files import read_bundle
 from ..check.run import check_files
-from . import archive, configs, walk
+from . import archive, walk
+from .code_rules import CODE_RULES
 from .logging_conf import logging_conf
-from .paths import paths
 from .texts import texts
 from .weights import weights_file
 
@@ -41,16 +41,6 @@ PACKED_RULES: tuple[Rule, ...] = (
     texts,
 )
 CONTENT_RULES: tuple[Rule, ...] = (walk.unread, weights_file, logging_conf)
-CODE_RULES: tuple[Rule, ...] = (
-    walk.file_kinds,
-    walk.package,
-    configs.targets,
-    configs.arguments,
-    configs.expressions,
-    configs.macros,
-    configs.module_references,
-    paths,
-)
 
 
 @dataclass

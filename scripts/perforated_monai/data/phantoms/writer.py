@@ -15,7 +15,7 @@ import numpy as np
 
 from ...errors import UserError
 from ...files import cure_of, write_json
-from ...reading import read
+from ..reading import read
 from .ct import ct_phantom
 from .drawing import Shape, Slabs
 from .glioma import glioma_phantom

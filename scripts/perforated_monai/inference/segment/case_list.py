@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
+from ...data.reading import from_json
 from ...errors import UserError
-from ...reading import from_json
 from .found import NIFTI, Case, file_case, irregular, series_files, shown
 
 LISTS = (".csv", ".json")

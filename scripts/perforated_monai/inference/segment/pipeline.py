@@ -19,11 +19,11 @@ from monai.utils import ensure_tuple_rep
 from torch import nn
 
 from ...bundle.configs import find_config
+from ...data.reading import read, reason_of
 from ...errors import UserError
 from ...files import sha256
 from ...networks.agreement import exclusive_labels
 from ...networks.weights import load_weights
-from ...reading import read, reason_of
 from .bundle_code import bundle_code
 from .steps import image_keys, name_of, put_steps, without_macros
 from .window import Windows

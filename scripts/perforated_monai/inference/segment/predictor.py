@@ -73,9 +73,7 @@ def on_device(bundle: InferenceBundle, device: torch.device) -> Predictor:
 
 def needs_no_check(bundle: InferenceBundle, name: str, device: torch.device) -> bool:
     """Whether an engine is float32 torch itself: by name, or because ``auto`` has no other."""
-    if name != AUTO:
-        return name == "torch"
-    return device.type != "cpu" or not _one_size(bundle) or _candidates(bundle) == ["torch"]
+    return name == "torch" or (name == AUTO and _candidates(bundle, device) == ["torch"])
 
 
 def load_engine(
@@ -136,7 +134,7 @@ def _by_rule(bundle: InferenceBundle, batches: list[Tensor], words: str) -> Load
     source, cpu = _source(bundle), torch.device("cpu")
     expected = outputs(source.network, batches)
     passed_over = ""
-    for name in candidates(source.network, cpu.type, _one_size(bundle))[:-1]:
+    for name in _candidates(bundle, cpu)[:-1]:
         try:
             with without_warnings(), torch.no_grad():
                 run = LOADERS[name](source)
@@ -152,13 +150,10 @@ def _by_rule(bundle: InferenceBundle, batches: list[Tensor], words: str) -> Load
     return Loaded(on_device(bundle, cpu), "torch", cpu, f"torch:{passed_over}")
 
 
-def _candidates(bundle: InferenceBundle) -> list[str]:
-    return candidates(bundle.network, "cpu", _one_size(bundle))
-
-
-def _one_size(bundle: InferenceBundle) -> bool:
+def _candidates(bundle: InferenceBundle, device: torch.device) -> list[str]:
     windows = bundle.windows()
-    return windows is not None and min(windows.roi_size) > 0
+    one_size = windows is not None and min(windows.roi_size) > 0
+    return candidates(bundle.network, device.type, one_size)
 
 
 def _run(source: Source, name: str) -> Predictor:

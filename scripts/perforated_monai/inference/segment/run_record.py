@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from ..._version import __version__
+from ...data.reading import read
 from ...errors import UserError
 from ...files import write_json
-from ...reading import read
 from .segmenter import Segmenter
 from .states import Options
 from .volumes import TrainingVolumes, read_volumes

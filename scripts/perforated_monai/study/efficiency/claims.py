@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...data.reading import from_yaml, read_text, reason_of
 from ...data.scores import interval
 from ...errors import UserError
-from ...reading import from_yaml, read_text, reason_of
 from ..comparisons import Comparisons
 from ..results import StudyResults
 from ..study_file import load_study

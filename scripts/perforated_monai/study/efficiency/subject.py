@@ -12,12 +12,12 @@ import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
+from ...data.reading import read
 from ...data.scores import Interval, interval, read_scores
 from ...errors import UserError
 from ...files import hash_of
 from ...networks.build import build_network
 from ...networks.weights import load_weights
-from ...reading import read
 from ...training.run_folder import RunFolder
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from helpers.segment_bundle import blocks, change, make_bundle, save
 from perforated_monai import UserError
 from perforated_monai.commands.main import main
-from perforated_monai.reading import from_json, from_yaml, read, read_mapping, read_or_refuse
+from perforated_monai.data.reading import from_json, from_yaml, read, read_mapping, read_or_refuse
 
 BOMB = "a: &a [1,2,3,4,5,6,7,8,9]\n" + "".join(
     f"{name}: &{name} [{','.join(['*' + before] * 9)}]\n"
@@ -47,21 +48,16 @@ BAD_JSON = {
 }
 
 
-@pytest.mark.parametrize("name", BAD_YAML)
-def test_yaml_that_is_refused(name: str) -> None:
-    text, reason = BAD_YAML[name]
-    start = time.monotonic()
-    with pytest.raises(ValueError, match=reason) as error:
-        from_yaml(text)
-    assert "\n" not in str(error.value) and time.monotonic() - start < 20
+BAD = [(from_yaml, *case) for case in BAD_YAML.values()]
+BAD += [(from_json, *case) for case in BAD_JSON.values()]
+NAMES = [*(f"YAML, {name}" for name in BAD_YAML), *(f"JSON, {name}" for name in BAD_JSON)]
 
 
-@pytest.mark.parametrize("name", BAD_JSON)
-def test_json_that_is_refused(name: str) -> None:
-    text, reason = BAD_JSON[name]
+@pytest.mark.parametrize(("parse", "text", "reason"), BAD, ids=NAMES)
+def test_text_that_is_refused(parse: Callable[[str], object], text: str, reason: str) -> None:
     start = time.monotonic()
     with pytest.raises(ValueError, match=reason) as error:
-        from_json(text)
+        parse(text)
     assert "\n" not in str(error.value) and time.monotonic() - start < 20
 
 
