@@ -1,6 +1,7 @@
 """The table of the zoo: each bundle of a checkout from overlay to segment, on tiny synthetic data.
 
     git clone https://github.com/Project-MONAI/model-zoo
+    pip install -c constraints.txt scikit-image     # which three bundles ask for
     python tests/benchmarks/zoo.py model-zoo --work zoo_runs [--only spleen_ct_segmentation]
 
 Every bundle is copied first; the copy must be byte-identical afterwards. Commands are those that
