@@ -7,6 +7,7 @@ command's parameter decides. What is handed on to fire are literals, which it re
 * ``str``: the word itself, whatever it is.
 * ``bool``: ``--flag``, ``--noflag``, ``--flag=true`` or ``--flag=false``; never the word behind it.
 * ``int`` and ``float``: a finite number, within the ``Limits`` that the annotation names.
+* ``list[str]``: the words of a flag that may be given several times.
 * ``*names``: every word that no flag takes.
 """
 
@@ -67,6 +68,7 @@ class _Parameter:
     limits: Limits | None
     required: bool
     many: bool
+    repeated: bool
 
     @property
     def flag(self) -> str:
@@ -115,7 +117,8 @@ def _parameters(command: Callable[..., Any]) -> dict[str, _Parameter]:
         kind, limits = _kind(p.annotation)
         many = p.kind is p.VAR_POSITIONAL
         required = p.default is p.empty and not many
-        found[name] = _Parameter(name, kind, limits, required, many)
+        repeated = p.annotation == list[str]
+        found[name] = _Parameter(name, kind, limits, required, many, repeated)
     return found
 
 
@@ -150,6 +153,9 @@ def _read(name: str, parameters: dict[str, _Parameter], words: list[str]) -> _Gi
             given.words.append(word)
             continue
         key, value = _flag(name, parameters, word, todo)
+        if parameters[key].repeated:
+            given.values.setdefault(key, []).append(value)
+            continue
         if key in given.values:
             msg = f"{name} was given --{key.replace('_', '-')} twice. Give it once."
             raise UsageError(msg)
@@ -248,7 +254,8 @@ def _placed(name: str, parameters: dict[str, _Parameter], given: _Given) -> list
     for parameter, word in zip(free, given.words, strict=False):
         if parameter.kind is bool:
             raise UsageError(f"{name} {parameter.flag} is a flag; got {word!r} for it.")
-        given.values[parameter.name] = _value(name, parameter, word)
+        value = _value(name, parameter, word)
+        given.values[parameter.name] = [value] if parameter.repeated else value
     return []
 
 

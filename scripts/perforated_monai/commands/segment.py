@@ -8,7 +8,7 @@ from .arguments import Count, Share
 def segment(
     source: str,
     output: str,
-    bundle: str,
+    bundle: list[str],
     engine: str = "auto",
     device: str = "",
     overlap: Share | None = None,
@@ -31,7 +31,8 @@ def segment(
         source: a .nii or .nii.gz file, a folder tree of them or of DICOM series, or a .csv or
             .json list of cases with several channels.
         output: folder of the masks; the input's relative paths are kept.
-        bundle: bundle folder, such as bundles/hippocampus_mri_dendritic.
+        bundle: bundle folder, such as bundles/hippocampus_mri_dendritic. Given several times, the
+            mean of their probabilities: bundles that differ in nothing but their networks.
         engine: torch, torch-bf16, onnxruntime, openvino, openvino-bf16, or auto: on a CPU OpenVINO
             where it is installed, else ONNX Runtime for depthwise networks, else torch, as long as
             99.99 % of the first scans' labels are torch's.
@@ -68,10 +69,11 @@ def segment(
         series=str(series),
         dicom_seg=dicom_seg,
     )
-    print(trusted(bundle_folder(str(bundle)), INFERENCE, trust))
-    with bundle_code(str(bundle)):
+    for folder in bundle:
+        print(trusted(bundle_folder(folder), INFERENCE, trust))
+    with bundle_code(bundle[0]):
         segmenter = Segmenter(
-            str(bundle),
+            bundle,
             engine=engine,
             device=str(device) or None,
             overlap=overlap,

@@ -42,12 +42,14 @@ class Source:
         network: the same network in memory, in eval mode.
         shape: ``(C, *space)`` of one patch.
         fixed_size: only the batch axis is free.
+        written: the folder's other models, where it has some, are of this network.
     """
 
     folder: Path
     network: nn.Module
     shape: tuple[int, ...]
     fixed_size: bool
+    written: bool = True
 
     def example(self) -> Tensor:
         """Two patches of noise: a batch of one would be taken for a constant."""

@@ -23,7 +23,7 @@ _MOST_SHAPES = 16  # converted models that are kept
 def onnx_engine(source: Source) -> Run:
     """The bundle's ``model.onnx`` where it has one; otherwise converted here, for any window."""
     written = source.folder / "models" / "model.onnx"
-    if written.exists():
+    if source.written and written.exists():
         return _sessions(written)
     try:
         run = onnx_in_memory(source)

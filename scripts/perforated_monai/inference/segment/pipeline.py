@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import re
 import sys
 import threading
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from torch import nn
 from ...bundle.configs import find_config
 from ...data.reading import read, reason_of
 from ...errors import UserError
-from ...files import sha256
+from ...files import hash_of, sha256
 from ...networks.agreement import exclusive_labels
 from ...networks.weights import load_weights
 from .bundle_code import bundle_code
@@ -108,6 +109,33 @@ class InferenceBundle:
     def exclusive(self) -> bool:
         """Whether each voxel has one label; otherwise each channel is a region of its own."""
         return exclusive_labels(self._config)
+
+    @property
+    def name(self) -> str:
+        """For people: that of its folder."""
+        return self.folder.resolve().name
+
+    @property
+    def parts(self) -> list[nn.Module]:
+        """The networks that run, one after another."""
+        return [self.network]
+
+    def every_range(self) -> list[dict[str, Any] | None]:
+        """Training volumes that a volume must be like."""
+        return [self.ranges]
+
+    def settings_of(self, key: str) -> Any:
+        """What the inference config says under a key, with the text of what it refers to.
+
+        Folders are left out: they differ from bundle to bundle and decide nothing.
+        """
+        text = json.dumps(self._config[key], sort_keys=True)
+        names = sorted({n for n in self._config if re.search(rf"@{re.escape(n)}\b", text)})
+        return text, [(n, self._config[n]) for n in names if n not in ("bundle_root", "device")]
+
+    def own_code(self) -> list[str]:
+        """Hashes of its own Python files."""
+        return [hash_of(file) for file in sorted((self.folder / "scripts").rglob("*.py"))]
 
     @property
     def weights(self) -> Path:

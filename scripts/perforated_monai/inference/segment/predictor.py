@@ -173,9 +173,10 @@ def _source(bundle: InferenceBundle) -> Source:
     windows = bundle.windows()
     sizes: Sequence[Any] = windows.roi_size if windows else (0, 0, 0)
     shape = (bundle.channels, *[int(s) if s > 0 else _EXAMPLE for s in sizes])
-    kind = type(network)
-    own = is_fixed(f"{kind.__module__}.{kind.__name__}")
-    return Source(bundle.folder, network, shape, own or is_fixed(kind.__name__))
+    kinds = [type(part) for part in bundle.parts]
+    fixed = any(is_fixed(f"{k.__module__}.{k.__name__}") or is_fixed(k.__name__) for k in kinds)
+    # The models beside the first one's weights are not an ensemble's.
+    return Source(bundle.folder, network, shape, fixed, written=len(kinds) == 1)
 
 
 def _device(device: str | torch.device | None) -> torch.device:

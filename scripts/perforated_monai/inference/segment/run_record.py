@@ -75,7 +75,7 @@ def write_record(source: Path, output: Path, segmenter: Segmenter, options: Opti
     record = RunRecord(
         date=datetime.now(timezone.utc).date().isoformat(),
         bundle={
-            "name": bundle.folder.resolve().name,
+            "name": bundle.name,
             "version": bundle.version,
             "weights_sha256": bundle.weights_sha256,
             "config_sha256": bundle.config_sha256,

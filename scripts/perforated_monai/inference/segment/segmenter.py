@@ -16,13 +16,14 @@ from torch import Tensor
 
 from ..._version import __version__
 from ...errors import UserError
-from ...files import hash_of, sha256
+from ...files import sha256
 from ..patches import cut_batches
 from ..scan import Scan, make_scan
+from .ensemble import load_bundles
 from .grid import forget_voxels, restore
 from .infer import Predictor, fit_windows, run_whole, run_windows
 from .limits import activation_bytes, as_text, free_memory, outside_ranges
-from .pipeline import IMAGE, InferenceBundle, Pipeline, load_bundle
+from .pipeline import IMAGE, InferenceBundle, Pipeline
 from .predictor import engine_device, load_engine, mirrored, needs_no_check, on_device
 from .reduce import Reducer
 from .states import Predicted, Prepared, Segmentation
@@ -53,7 +54,7 @@ class Segmenter:
     """Segments volumes as the bundle's ``inference.json`` says; safe to share between threads.
 
     Args:
-        bundle: folder of the bundle.
+        bundle: folder of the bundle; several are an ensemble, see ``load_bundles``.
         engine: what runs the network: a key of ``inference.engines.ENGINES``, or ``auto``, the one
             that suits network and device. Engines but ``torch`` are loaded with the first volumes,
             which check them.
@@ -76,7 +77,7 @@ class Segmenter:
 
     def __init__(
         self,
-        bundle: str | Path | InferenceBundle,
+        bundle: str | Path | Sequence[str | Path] | InferenceBundle,
         *,
         engine: str = "torch",
         device: str | torch.device | None = None,
@@ -87,27 +88,27 @@ class Segmenter:
         allow_phantom_weights: bool = False,
         memory_limit: int | None = None,
     ) -> None:
-        self.bundle = (
-            bundle if isinstance(bundle, InferenceBundle) else load_bundle(bundle, overlap)
-        )
+        if isinstance(bundle, (str, Path)):
+            bundle = [bundle]
+        loaded = bundle if isinstance(bundle, InferenceBundle) else load_bundles(bundle, overlap)
+        self.bundle = loaded
         if self.bundle.phantom_weights and not allow_phantom_weights:
             msg = (
-                f"{self.bundle.folder} was trained on synthetic phantoms, not for patients. Train "
+                f"{self.bundle.name} was trained on synthetic phantoms, not for patients. Train "
                 "it on patient data, or try it out with --allow-phantom-weights."
             )
             raise UserError(msg)
         self.device = engine_device(engine, device)
         if tta and not self.bundle.mirror_axes:
             msg = (
-                f"--tta needs segment.mirror_axes in metadata.json of {self.bundle.folder.name}: "
+                f"--tta needs segment.mirror_axes in metadata.json of {self.bundle.name}: "
                 "it names the axes along which training mirrored."
             )
             raise UserError(msg)
         self.probabilities, self.memory_limit = probabilities, memory_limit
         self.allow_out_of_range = allow_out_of_range
         self.settings: dict[str, Any] = {"engine": engine, "overlap": overlap, "tta": tta}
-        code = sorted((self.bundle.folder / "scripts").rglob("*.py"))
-        self._code = [hash_of(file) for file in code]  # as it was when the bundle was loaded
+        self._code = self.bundle.own_code()  # as it was when the bundle was loaded
         self.predict: Predictor | None = None
         self.reason = ""
         self._fallback: Predictor | None = None
@@ -218,7 +219,8 @@ class Segmenter:
         Raises:
             UserError: for such a volume, unless they are allowed.
         """
-        reason = outside_ranges(shape, affine, self.bundle.ranges)
+        reasons = (outside_ranges(shape, affine, r) for r in self.bundle.every_range())
+        reason = next(filter(None, reasons), "")
         if reason and not self.allow_out_of_range:
             msg = f"{reason}. Crop or resample it, or use --allow-out-of-range."
             raise UserError(msg)
