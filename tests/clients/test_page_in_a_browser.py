@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +98,25 @@ def test_keys_go_through_the_cases_and_stop_at_the_ends(found):
     assert [name for name, _, _ in found["keys"]] == order
     assert found["keys"][2][1] == "3 of 5" and all(n == 3 for _, _, n in found["keys"])
     assert found["bare"] is True
+
+
+def test_planes_lie_apart_at_one_scale_and_the_table_beside_them_is_whole(found, folder):
+    text = (folder / "page.html").read_text(encoding="utf-8")
+    planes = json.loads(re.search(r'id="planes-0">(.*?)</script>', text)[1])
+    scales = [box[2 + k] / p["size"][k] for p, box in zip(planes, found["planes"]) for k in (0, 1)]
+    assert scales == pytest.approx([scales[0]] * 6, rel=0.01)
+    x, y, width, height = found["picture"]
+    assert height > 300  # the picture is what people come for
+    for left, top, across, down in found["planes"]:
+        assert x <= left and left + across <= x + width and y <= top and top + down <= y + height
+    for one, two in combinations(found["planes"], 2):
+        gaps = [max(one[k] - two[k] - two[k + 2], two[k] - one[k] - one[k + 2]) for k in (0, 1)]
+        assert max(gaps) > 0
+    assert found["sideways"] == 0
+
+
+def test_a_dark_screen_has_a_dark_page_and_paper_stays_white(found):
+    assert found["paper"] == ["rgb(21, 24, 28)", "rgb(255, 255, 255)"]
 
 
 def test_a_review_is_saved_and_read_again(found, folder):

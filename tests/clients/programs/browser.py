@@ -14,6 +14,9 @@ from playwright.sync_api import sync_playwright
 CHROMIUM, PAGE, LARGE, OTHER = sys.argv[1:5]
 OUT = Path(sys.argv[5])
 
+LIST = "document.querySelector('.list')"
+BOXES = "all => all.map(e => e.getBoundingClientRect()).map(r => [r.x, r.y, r.width, r.height])"
+
 
 def names(page):
     return page.eval_on_selector_all("#table tbody th button", "all => all.map(b => b.textContent)")
@@ -26,7 +29,7 @@ def sort(page, title):
 
 
 def shown(page):
-    pictures = page.locator("#planes svg").count()
+    pictures = page.locator("#planes image").count()
     return [page.text_content("#name"), page.text_content("#place"), pictures]
 
 
@@ -55,6 +58,9 @@ def use(browser, found):
         page.keyboard.press(key)
         found["keys"].append(shown(page))
     page.keyboard.press("o")
+    found["planes"] = page.eval_on_selector_all("#planes image", BOXES)
+    found["picture"] = page.eval_on_selector_all("#planes", BOXES)[0]
+    found["sideways"] = page.evaluate("(l => l.scrollWidth - l.clientWidth)(%s)" % LIST)
     found["bare"] = page.locator("#planes .edge").first.is_hidden()
     page.keyboard.press("o")
     page.screenshot(path=OUT / "desktop.png", full_page=True)
@@ -91,6 +97,14 @@ def use(browser, found):
     found["width"] = page.evaluate("document.documentElement.scrollWidth")
     page.evaluate("document.documentElement.style.filter = 'grayscale(1)'")
     page.screenshot(path=OUT / "phone.png", full_page=True)
+    page.close()
+
+    page = browser.new_page(color_scheme="dark")
+    page.goto(f"file://{PAGE}")
+    paper = "getComputedStyle(document.body).backgroundColor"
+    found["paper"] = [page.evaluate(paper)]
+    page.emulate_media(media="print")
+    found["paper"].append(page.evaluate(paper))
     page.close()
 
 

@@ -98,9 +98,10 @@ def outside_ranges(
             ranges["axes"], measured[key], ranges.get(key, []), strict=False
         ):
             if not low / factor * 0.999 <= value <= high * factor * 1.001:
+                trained = f"{low:g}" if low == high else f"{low:g} to {high:g}"
                 told = (
-                    f"its {axis} {what} is {value:.4g} mm; the network was trained on {low:g} to "
-                    f"{high:g} mm and accepts {low / factor:.3g} to {high * factor:.3g}"
+                    f"its {axis} {what} is {value:.4g} mm; the network was trained on {trained} mm "
+                    f"and accepts {low / factor:.3g} to {high * factor:.3g}"
                 )
                 if low / factor <= value * 1000 <= high * factor:
                     told += ". Its sizes look like metres: the unit is wrong"

@@ -8,6 +8,7 @@
   const heads = Array.from(document.querySelectorAll("#table thead th"));
   const COLUMNS = ["run", "case", "verdict", "comment", "mask_sha256"];
   const MARKS = { accepted: "✓ accepted", flagged: "⚑ flagged", "": "" };
+  const HIGHEST = 480;  // pixels of the picture
   const words = new Intl.Collator("en", { numeric: true });
   let order = cases.map((_, k) => k);
   let shown = Math.max(cases.findIndex((c) => c.done), 0);
@@ -66,35 +67,83 @@
     return element;
   }
 
-  function plane(p, unit) {  // unit: one hundredth of the longest side of all planes, in mm
-    const [width, height] = p.size;
-    const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" });
-    svg.style.flexGrow = width;  // side by side all planes have one scale
-    drawn("title", {}, svg).textContent = p.name;
+  // The sagittal, coronal and axial plane have one scale: in a row, stacked, or the axial one beside
+  // the others. Widths and heights in mm -> each plane's corner, and the size of all.
+  function arrangements([s, c, a]) {
+    const gap = Math.max(...s, ...c, ...a) / 60;
+    const wide = Math.max(s[0], c[0]), high = s[1] + gap + c[1];
+    const row = Math.max(s[1], c[1], a[1]), column = Math.max(wide, a[0]), both = Math.max(high, a[1]);
+    const [left, top, side] = [a[0] + gap, (both - high) / 2, (n, all) => (all - n) / 2];
+    return [
+      {
+        size: [s[0] + c[0] + a[0] + 2 * gap, row],
+        corners: [
+          [0, side(s[1], row)], [s[0] + gap, side(c[1], row)],
+          [s[0] + c[0] + 2 * gap, side(a[1], row)],
+        ],
+      },
+      {
+        size: [left + wide, both],
+        corners: [
+          [left + side(s[0], wide), top], [left + side(c[0], wide), top + s[1] + gap],
+          [0, side(a[1], both)],
+        ],
+      },
+      {
+        size: [column, a[1] + gap + high],
+        corners: [
+          [side(s[0], column), a[1] + gap], [side(c[0], column), a[1] + 2 * gap + s[1]],
+          [side(a[0], column), 0],
+        ],
+      },
+    ];
+  }
+
+  function picture(parts) {
+    const room = [Math.max(at("planes").clientWidth - 16, 120), HIGHEST];
+    const scale = ({ size }) => Math.min(room[0] / size[0], room[1] / size[1]);  // pixels a mm
+    const best = arrangements(parts.map((p) => p.size)).reduce((a, b) => (scale(b) > scale(a) ? b : a));
+    const [width, height] = best.size, pixels = scale(best);
+    const svg = drawn("svg", {
+      viewBox: `0 0 ${width} ${height}`, width: width * pixels, height: height * pixels, role: "img",
+    });
+    drawn("title", {}, svg).textContent = "sagittal, coronal and axial plane";
+    parts.forEach((p, k) => plane(p, best.corners[k], pixels, svg));
+    return svg;
+  }
+
+  function plane(p, corner, pixels, svg) {
+    const [width, height] = p.size, px = 1 / pixels;
+    const group = drawn("g", { transform: `translate(${corner})` }, svg);
     drawn("image", {
       href: "data:image/png;base64," + p.png, width, height, preserveAspectRatio: "none",
-    }, svg);
+    }, group);
     const scale = `scale(${width / p.grid[0] / 2} ${height / p.grid[1] / 2})`;
     p.outlines.forEach(function (d, k) {
       if (!d) return;
       const s = data.structures[k];
-      drawn("path", { d, transform: scale, class: "halo" }, svg);
+      drawn("path", { d, transform: scale, class: "halo" }, group);
       drawn("path", {
         d, transform: scale, class: "edge", stroke: s.colour, "stroke-dasharray": s.dash,
-      }, svg);
+      }, group);
     });
-    const size = { "font-size": 6 * unit, "stroke-width": unit, "dominant-baseline": "central" };
+    const font = { "font-size": 12 * px, "stroke-width": 2.5 * px, "dominant-baseline": "central" };
     const letter = (text, x, y, anchor) => {
-      drawn("text", { x, y, "text-anchor": anchor, ...size }, svg).textContent = text;
+      drawn("text", { x, y, "text-anchor": anchor, ...font }, group).textContent = text;
     };
-    letter(p.letters[0], 1.5 * unit, height / 2, "start");
-    letter(p.letters[1], width - 1.5 * unit, height / 2, "end");
-    letter(p.letters[2], width / 2, height - 4.5 * unit, "middle");
-    letter(p.letters[3], width / 2, 4.5 * unit, "middle");
-    const y = height - 3 * unit;
-    drawn("line", { x1: 2 * unit, x2: 2 * unit + p.bar, y1: y, y2: y, class: "mm" }, svg);
-    letter(`${p.bar} mm`, 2 * unit, y - 5 * unit, "start");
-    return svg;
+    if (width > 60 * px) {
+      letter(p.letters[0], 5 * px, height / 2, "start");
+      letter(p.letters[1], width - 5 * px, height / 2, "end");
+    }
+    if (height > 80 * px) {  // a thin slab has no room above and below
+      letter(p.letters[2], width / 2, height - 10 * px, "middle");
+      letter(p.letters[3], width / 2, 10 * px, "middle");
+      if (width > 110 * px) letter(p.name, 5 * px, 10 * px, "start");
+    }
+    if (p.name !== "axial") return;  // one scale, one bar
+    const y = height - 6 * px;
+    drawn("line", { x1: 6 * px, x2: 6 * px + p.bar, y1: y, y2: y, class: "mm" }, group);
+    letter(`${p.bar} mm`, 6 * px, y - 10 * px, "start");
   }
 
   function place() {
@@ -110,17 +159,7 @@
     rows[k].classList.add("shown");
     at("name").textContent = c.name;
     place();
-    const source = at(`planes-${k}`);
-    const planes = at("planes");
-    if (source) {
-      const parts = JSON.parse(source.textContent);
-      const unit = Math.max(...parts.flatMap((p) => p.size)) / 100;
-      planes.replaceChildren(...parts.map((p) => plane(p, unit)));
-    } else {
-      const why = document.createElement("p");
-      why.textContent = !c.done ? "failed: no mask" : c.missing || "loading…";
-      planes.replaceChildren(why);
-    }
+    draw();
     at("notes").replaceChildren(...c.notes.map(function (text) {
       const li = document.createElement("li");
       li.textContent = text;
@@ -128,6 +167,14 @@
     }));
     at("comment").value = c.comment;
     verdict();
+  }
+
+  function draw() {
+    const c = cases[shown], source = at(`planes-${shown}`);
+    if (source) return at("planes").replaceChildren(picture(JSON.parse(source.textContent)));
+    const why = document.createElement("p");
+    why.textContent = !c.done ? "failed: no mask" : c.missing || "loading…";
+    at("planes").replaceChildren(why);
   }
 
   function step(by) {
@@ -268,6 +315,7 @@
     event.preventDefault();
     keys[event.key]();
   });
+  window.addEventListener("resize", draw);
   window.addEventListener("beforeunload", (event) => { if (changed) event.preventDefault(); });
   document.addEventListener("DOMContentLoaded", () => show(shown));
   data.structures.forEach(function (s) {

@@ -15,7 +15,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from tqdm import tqdm
 
 from ....errors import UserError
@@ -168,7 +168,7 @@ def _rendered(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"json": _json, "signed": _signed}
+    environment.filters |= {"ending": _ending, "json": _json, "signed": _signed}
     structures = [
         {
             "name": name,
@@ -188,6 +188,8 @@ def _rendered(
         structures=structures,
         histograms=histograms,
         drawings=drawings,
+        short=len({_stem(case.name) for case in results.cases}) == len(results.cases),
+        known=any(results.training),
         visible={name for name, (text, _) in drawings.items() if text},
         undrawn=[(name, why) for name, (_, why) in drawings.items() if why],
         marked=[case for case in results.done if case.notes],
@@ -241,6 +243,17 @@ def _json(value: Any) -> Markup:
     """JSON that no text in it can end: ``<``, ``>`` and ``&`` are written as escapes."""
     text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
     return Markup(re.sub("[<>&]", lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def _ending(name: str) -> Markup:
+    """A file's name with its ending set apart, which is alike in nearly all rows."""
+    stem = _stem(name)
+    ending = Markup('<span class="ending">{}</span>').format(name[len(stem) :])
+    return escape(stem) + (ending if name != stem else "")
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"(?<=.)\.nii(\.gz)?$", "", name)
 
 
 def _signed(z: float) -> str:
