@@ -103,7 +103,8 @@ def test_keys_go_through_the_cases_and_stop_at_the_ends(found):
 def test_planes_lie_apart_at_one_scale_and_the_table_beside_them_is_whole(found, folder):
     text = (folder / "page.html").read_text(encoding="utf-8")
     planes = json.loads(re.search(r'id="planes-0">(.*?)</script>', text)[1])
-    scales = [box[2 + k] / p["size"][k] for p, box in zip(planes, found["planes"]) for k in (0, 1)]
+    both = list(zip(planes, found["planes"], strict=True))
+    scales = [box[2 + k] / plane["size"][k] for plane, box in both for k in (0, 1)]
     assert scales == pytest.approx([scales[0]] * 6, rel=0.01)
     x, y, width, height = found["picture"]
     assert height > 300  # the picture is what people come for

@@ -14,7 +14,6 @@ from playwright.sync_api import sync_playwright
 CHROMIUM, PAGE, LARGE, OTHER = sys.argv[1:5]
 OUT = Path(sys.argv[5])
 
-LIST = "document.querySelector('.list')"
 BOXES = "all => all.map(e => e.getBoundingClientRect()).map(r => [r.x, r.y, r.width, r.height])"
 
 
@@ -60,7 +59,7 @@ def use(browser, found):
     page.keyboard.press("o")
     found["planes"] = page.eval_on_selector_all("#planes image", BOXES)
     found["picture"] = page.eval_on_selector_all("#planes", BOXES)[0]
-    found["sideways"] = page.evaluate("(l => l.scrollWidth - l.clientWidth)(%s)" % LIST)
+    found["sideways"] = page.eval_on_selector(".list", "l => l.scrollWidth - l.clientWidth")
     found["bare"] = page.locator("#planes .edge").first.is_hidden()
     page.keyboard.press("o")
     page.screenshot(path=OUT / "desktop.png", full_page=True)

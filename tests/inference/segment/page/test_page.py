@@ -110,7 +110,9 @@ def test_each_mask_has_three_planes_that_show_its_structures(page):
 
 
 def test_unusual_volumes_are_marked_with_their_score(page):
-    row = re.search(r"<tr[^>]*><th[^>]*><button[^>]*>large<span[^>]*>\.nii\.gz.*?</tr>", page, re.S)[0]
+    row = re.search(
+        r"<tr[^>]*><th[^>]*><button[^>]*>large<span[^>]*>\.nii\.gz.*?</tr>", page, re.S
+    )[0]
     assert row.count('class="outlier"') == 1 and "▲" in row
     assert "z +3.5" in page and "with an unusual volume" in page
 
