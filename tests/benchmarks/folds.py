@@ -3,7 +3,8 @@
     python tests/benchmarks/folds.py a=runs/a_0,runs/a_1 b=runs/b_0 --data <Task04_Hippocampus>
 
 Each group is a name and its run folders, one a fold; each run's best network segments the
-validation cases of its own fold. Prints Markdown: a row a fold, the mean over all cases with its
+validation cases of its own fold, or of ``--fold``. Run folders joined by ``+`` are an ensemble, as
+``segment`` with several bundles. Prints Markdown: a row a fold, the mean over all cases with its
 95 % t interval, and the mean difference of the first group to others over the cases both have.
 """
 
@@ -21,7 +22,8 @@ from monai.metrics import compute_dice
 from monai.networks.utils import one_hot
 from scipy import stats
 
-from perforated_monai.growth.trained import load_trained, make_spec
+from perforated_monai.growth.trained import Trained, load_trained, make_spec
+from perforated_monai.inference.segment.ensemble import MeanOfNetworks
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "hippocampus_mri_dendritic"
 Cases = dict[str, np.ndarray]  # case -> Dice of each class
@@ -32,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("groups", nargs="+", help="name=run,run,...")
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--fold", type=int, help="of the cases; trials of studies name another")
     arguments = parser.parse_args()
     found: dict[str, Cases] = {}
     print("| network | fold | cases | anterior | posterior | mean Dice | best epoch | sets |")
@@ -39,10 +42,11 @@ def main() -> None:
     for group in arguments.groups:
         name, _, runs = group.partition("=")
         found[name] = {}
-        for run in map(Path, runs.split(",")):
-            fold, cases = score(run, arguments.data)
+        for joined in runs.split(","):
+            members = [load_trained(Path(run)) for run in joined.split("+")]
+            fold, cases = score(members, arguments.data, arguments.fold)
             found[name] |= cases
-            trained = load_trained(run)
+            trained = members[0]
             sets = trained.best["growth"]["sets"] if trained.grown else 0
             print(f"| {name} | {fold} | {row(cases)} | {trained.best['epoch']} | {sets} |")
         print(f"| {name} | all | {row(found[name])} | | |")
@@ -55,24 +59,26 @@ def main() -> None:
         print(f"{first} - {name}: {interval(gaps)}, {len(both)} cases")
 
 
-def score(run: Path, data: Path) -> tuple[int, Cases]:
-    """Validation fold of a run, and the Dice of its cases by the run's best network."""
-    made = json.loads((run / "config.json").read_text())["config"]
+def score(members: list[Trained], data: Path, fold: int | None) -> tuple[int, Cases]:
+    """Fold of the cases, and their Dice by the mean of the runs' best networks."""
+    made = json.loads((members[0].run.path / "config.json").read_text())["config"]
+    fold = int(made["fold"]) if fold is None else fold
     config = ConfigParser(ConfigParser.load_config_files([str(BUNDLE / "configs" / "train.json")]))
-    config.update({"bundle_root": str(BUNDLE), "dataset_dir": str(data), "fold": made["fold"]})
+    config.update({"bundle_root": str(BUNDLE), "dataset_dir": str(data), "fold": fold})
     config["roi_size"] = made["roi_size"]
     dataset = config.get_parsed_content("validate::dataset")
     inferer = config.get_parsed_content("validate::inferer")
-    _, network = make_spec(load_trained(run))
+    networks = [make_spec(run)[1].eval() for run in members]
+    network = networks[0] if len(networks) == 1 else MeanOfNetworks(networks, exclusive=True)
     cases: Cases = {}
     with torch.no_grad():
         for i in range(len(dataset)):
             item: dict[str, Any] = dataset[i]
-            logits = inferer(item["image"].as_tensor()[None], network.eval())
-            truth = one_hot(item["label"].as_tensor()[None], logits.shape[1])
+            logits = inferer(torch.as_tensor(item["image"])[None], network)
+            truth = one_hot(torch.as_tensor(item["label"])[None], logits.shape[1])
             labels = one_hot(logits.argmax(1, keepdim=True), logits.shape[1])
             cases[item["case"]] = compute_dice(labels, truth, include_background=False)[0].numpy()
-    return int(made["fold"]), cases
+    return fold, cases
 
 
 def row(cases: Cases) -> str:
