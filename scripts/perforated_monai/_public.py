@@ -16,6 +16,7 @@ NAMES = {
     "DendriteConfig": "dendrites.config",
     "DendriteHandler": "growth.handler",
     "DendriticLayer": "dendrites.layer",
+    "DistillationLoss": "training.distillation",
     "EpochSampler": "data.dataset",
     "LabelRegionsd": "data.regions",
     "OneHotd": "data.one_hot",

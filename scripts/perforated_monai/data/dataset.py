@@ -24,6 +24,7 @@ from torch.utils.data import Dataset, Sampler, get_worker_info
 from ..errors import UserError
 from .cache import DiskCache
 from .crops import KeptCrops
+from .soft_targets import add_soft_targets
 from .usable import refuse_constant
 
 _MOST_WORKERS = 256
@@ -84,6 +85,8 @@ class CaseDataset(Dataset):
         crops_dir: keep what the random transforms make as well, for the other runs of this seed:
             arms of a study, restarts, workers; None keeps none (see ``KeptCrops``).
         crops_gb, crops_dtype: bound of that folder, and how it keeps images.
+        soft_targets: folder with teachers' probabilities of each case, which then come under
+            ``soft`` (see ``add_soft_targets``); None for none.
 
     Raises:
         UserError: for a case that cannot be read or transformed, naming its files.
@@ -99,11 +102,12 @@ class CaseDataset(Dataset):
         crops_dir: str | Path | None = None,
         crops_gb: float = 4.0,
         crops_dtype: str = "float32",
+        soft_targets: str | Path | None = None,
     ) -> None:
         if not data:
             msg = "The datalist is empty: no case to read. Check dataset_dir, manifest and fold."
             raise UserError(msg)
-        self.data = list(data)
+        self.data = add_soft_targets(data, soft_targets) if soft_targets else list(data)
         self.transform = transform if isinstance(transform, Compose) else Compose(transform)
         self.seed = seed
         self.cache = cache
