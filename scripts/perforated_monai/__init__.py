@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .networks.build import build_network
     from .networks.weights import load_weights
     from .training.case_table import CaseTable
+    from .training.distillation import DistillationLoss
     from .training.run_config import merged_config
     from .training.run_handler import RunHandler
     from .training.sparsity_handler import SparsityHandler
@@ -34,6 +35,7 @@ __all__ = [
     "DendriteConfig",
     "DendriteHandler",
     "DendriticLayer",
+    "DistillationLoss",
     "EpochSampler",
     "LabelRegionsd",
     "OneHotd",
