@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.fuzzing import LONG, MODEST, SHORT
+from helpers.fuzzing import MODEST, SHORT, at_length
 from helpers.segment_bundle import blocks, labels_of, make_rounding_bundle, read, save
 from perforated_monai.commands.main import main
 
@@ -95,9 +95,8 @@ def test_any_command_line(place, command, given_words):
     one_line(command, given_words, place)
 
 
-@pytest.mark.slow
+@at_length(0.2)
 @given(command=st.sampled_from(COMMANDS), given_words=words)
-@settings(max_examples=LONG, **MODEST)
 def test_any_command_line_at_length(place, command, given_words):
     one_line(command, given_words, place)
 
@@ -189,8 +188,7 @@ def test_any_config(place, name, changed):
     one_config(name, changed, place)
 
 
-@pytest.mark.slow
+@at_length(0.1)
 @given(name=configs, changed=changes)
-@settings(max_examples=LONG, **MODEST)
 def test_any_config_at_length(place, name, changed):
     one_config(name, changed, place)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.dicom_series import slice_at, write_series
-from helpers.fuzzing import LONG, MODEST, SHORT, holds
+from helpers.fuzzing import MODEST, SHORT, at_length, holds
 from helpers.segment_bundle import blocks, labels_of, save
 
 pydicom = pytest.importorskip("pydicom", reason="no pydicom: install perforated-monai[dicom]")
@@ -129,8 +129,7 @@ def test_damaged_series(segmenter, damages):
     one_series(damages, segmenter)
 
 
-@pytest.mark.slow
+@at_length(0.05)
 @given(damages=damages)
-@settings(max_examples=LONG, **MODEST)
 def test_damaged_series_at_length(segmenter, damages):
     one_series(damages, segmenter)
