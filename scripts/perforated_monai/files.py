@@ -25,6 +25,7 @@ _CURES = {
     errno.EROFS: "Choose another folder",
     errno.ENOENT: "Make the folder or choose another",
     errno.ENOTDIR: "Choose another folder",
+    errno.EEXIST: "A file has the name of the folder: rename one",
     errno.EISDIR: "Remove the folder of that name or choose another",
 }
 _LARGEST_OF_OURS = 1 << 28  # bytes; of what this package writes as text

@@ -150,3 +150,13 @@ def test_a_unicode_name_in_a_plain_locale(tmp_path: Path) -> None:
     )
     assert ended.returncode == 0, ended.stderr
     assert "Traceback" not in ended.stderr and "5 of 5 cases" in ended.stdout
+
+
+def test_a_current_folder_that_was_removed_is_said(tmp_path: Path, monkeypatch, capsys) -> None:
+    """A native library ended the process with the code of wrong usage."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    said = refused(["check", str(tmp_path)], 1, capsys)
+    monkeypatch.chdir(tmp_path)
+    assert "the current folder was removed" in said

@@ -201,3 +201,25 @@ def test_a_copy_of_a_bundle_of_this_project_is_known(tmp_path, capsys) -> None:
     change(copy, "train.json", x="$open('/etc/passwd')")
     assert main(["overlay", str(copy)]) == 1
     assert "the name open" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("hidden", ["config", "code"])
+def test_a_link_does_not_pass_for_a_bundle_of_this_project(hidden, scans, tmp_path, capsys) -> None:
+    """What is behind a link was not compared, and ran as "one of this project's, unchanged"."""
+    own = Path(__file__).resolve().parents[2] / "bundles" / "hippocampus_mri_dendritic"
+    copy = shutil.copytree(own, tmp_path / own.name, ignore=shutil.ignore_patterns("studies"))
+    config = copy / "configs" / "inference.json"
+    if hidden == "config":
+        changed = read(copy, "inference.json")
+        changed["preprocessing"]["_requires_"] = f"$open('{tmp_path / 'ran'}', 'w')"
+        (copy / "configs" / "evil.json").write_text(json.dumps(changed))
+        config.unlink()
+        config.symlink_to("evil.json")
+    else:
+        (tmp_path / "monai").mkdir()
+        (tmp_path / "monai" / "evil.py").write_text(CODE.format(marker=str(tmp_path / "ran")))
+        (copy / "monai").symlink_to(tmp_path / "monai")
+    words = ["segment", str(scans), str(tmp_path / "out"), "--bundle", str(copy)]
+    assert main(words) == 1
+    assert "a link" in capsys.readouterr().err and not (tmp_path / "ran").exists()
+    assert not (tmp_path / "out").exists()

@@ -133,3 +133,9 @@ def test_damaged_series(segmenter, damages):
 @given(damages=damages)
 def test_damaged_series_at_length(segmenter, damages):
     one_series(damages, segmenter)
+
+
+@pytest.mark.parametrize("name", ["RescaleIntercept", "RescaleSlope"])
+def test_a_scaling_that_is_no_number(name, segmenter):
+    """Found by the long run: ITK takes an intercept of nan for 0, and the mask was another."""
+    one_series([(0, (name, "nan"))], segmenter)

@@ -80,6 +80,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> int:
     try:
+        _refuse_lost_folder()
         words = _readable(argv)
         result: Any = fire.Fire(COMMANDS, command=words, name="perforated_monai", serialize=_silent)
     except UsageError as error:
@@ -98,6 +99,15 @@ def _run(argv: list[str]) -> int:
         print(f"perforated_monai: {_unforeseen(error)}", file=sys.stderr)
         return 1
     return result if isinstance(result, int) else 0
+
+
+def _refuse_lost_folder() -> None:
+    """Native libraries end the process, by exit code 2, where the current folder was removed."""
+    try:
+        Path.cwd()
+    except OSError:
+        msg = "the current folder was removed. Change to one that is there."
+        raise UserError(msg) from None
 
 
 def _unforeseen(error: Exception) -> str:

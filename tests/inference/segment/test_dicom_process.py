@@ -146,6 +146,7 @@ def test_slices_that_do_not_belong_together_are_refused(tmp_path, segmenter):
         ("inverse", {"PhotometricInterpretation": "MONOCHROME1"}),
         ("nowhere", {"Modality": ""}),
         ("slope", {"RescaleSlope": "0"}),
+        ("start", {"RescaleIntercept": "nan"}),
         ("far", {"ImagePositionPatient": [1e20, 0, 0]}),
         ("fine", {"PixelSpacing": [1e-9, 1e-9]}),
         ("end", {}),
@@ -158,7 +159,9 @@ def test_slices_that_do_not_belong_together_are_refused(tmp_path, segmenter):
         handle.truncate(3 * 2**30)
     summary = segment(tmp_path / "in", tmp_path / "out", segmenter)
     found = reasons(summary)
-    assert sorted(found) == sorted([*kinds, "ct", "ten", "inverse", "slope", "far", "fine"])
+    assert sorted(found) == sorted(
+        [*kinds, "ct", "ten", "inverse", "slope", "start", "far", "fine"]
+    )
     for name, words in (
         ("patient", "of one patient"),
         ("name", "of one patient"),
@@ -168,6 +171,7 @@ def test_slices_that_do_not_belong_together_are_refused(tmp_path, segmenter):
         ("ct", "for modality MR; the series says CT"),
         ("ten", "it has 10 images; 8 are here"),
         ("slope", "RescaleSlope that is not 0"),
+        ("start", "a finite RescaleIntercept"),
         ("far", "within 100 m"),
         ("fine", "of 1 µm or more"),
         ("inverse", "has 3,221,225,472 bytes"),

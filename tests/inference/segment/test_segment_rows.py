@@ -116,3 +116,54 @@ def test_a_zip_is_no_bundle(bundle, tmp_path):
     packed = shutil.make_archive(str(tmp_path / "b"), "zip", bundle)
     with pytest.raises(UserError, match="Unpack it"):
         Segmenter(packed)
+
+
+def test_a_link_to_a_folder_whose_name_begins_alike_gets_no_mask(segmenter, tmp_path):
+    save(tmp_path / "in" / "p1" / "a.nii", blocks())
+    (tmp_path / "out2").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "p1").symlink_to(tmp_path / "out2")
+    summary = segment(tmp_path / "in", tmp_path / "out", segmenter)
+    assert summary.exit_code == 1 and "a link to another place" in reasons(summary)["p1/a.nii"]
+    assert list((tmp_path / "out2").iterdir()) == []
+
+
+def with_steps(bundle: Path, folder: Path, **saving: str) -> Path:
+    """A copy whose SaveImaged has these arguments; without any, the postprocessing is empty."""
+    copy = Path(shutil.copytree(bundle, folder))
+    config = read(copy, "inference.json")["postprocessing"]
+    for step in config["transforms"]:
+        step.update(saving if step["_target_"] == "SaveImaged" else {})
+    config["transforms"] = config["transforms"] if saving else []
+    change(copy, "inference.json", postprocessing=config)
+    return copy
+
+
+def test_probabilities_do_not_take_the_name_of_the_mask(bundle, tmp_path):
+    copy = with_steps(bundle, tmp_path / "b", output_postfix="prob")
+    assert Segmenter(copy, device="cpu").bundle.postfix == "prob"
+    with pytest.raises(UserError, match=r"output_postfix.*would have one name"):
+        Segmenter(copy, device="cpu", probabilities=True)
+
+
+def test_what_is_no_label_is_no_mask(bundle, scans, tmp_path):
+    """Found by the fuzzing suite: logits, cut to whole numbers, were masks of 254 and 255."""
+    summary = segment(scans, tmp_path / "out", with_steps(bundle, tmp_path / "b"))
+    assert summary.exit_code == 1 and not list((tmp_path / "out").glob("*.nii.gz"))
+    assert "must end in labels, whole numbers from 0 on" in reasons(summary)["0.nii.gz"]
+
+
+def test_a_batch_of_a_billion_windows_ends(bundle, scans, tmp_path):
+    copy = Path(shutil.copytree(bundle, tmp_path / "b"))
+    change(copy, "inference.json", sw_batch_size=10**9)
+    assert segment(scans, tmp_path / "out", copy).exit_code == 0
+    found = labels_of(tmp_path / "out" / "0_seg.nii.gz")
+    assert np.array_equal(found, np.round(blocks(seed=0)))
+
+
+def test_weights_that_memory_does_not_take_are_refused_by_name(bundle, tmp_path):
+    copy = Path(shutil.copytree(bundle, tmp_path / "b"))
+    with (copy / "models" / "model.pt").open("r+b") as handle:
+        handle.truncate(300 * 2**30)
+    with pytest.raises(UserError, match=r"model\.pt has 322,122,547,200 bytes"):
+        Segmenter(copy)

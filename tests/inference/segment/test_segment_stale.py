@@ -134,3 +134,19 @@ def test_rights_and_long_names_are_not_called_a_full_disk(segmenter, tmp_path):
     (reason,) = reasons(summary).values()
     assert "File name too long" in reason and "Shorten the name" in reason
     assert "Free space" not in reason
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_mask_that_somebody_corrected_is_kept(resume, scans, segmenter, tmp_path):
+    """A run again would have replaced hours of a person's work, with exit code 0."""
+    output, mask = tmp_path / "out", tmp_path / "out" / "0_seg.nii.gz"
+    assert segment(scans, output, segmenter).exit_code == 0
+    by_hand = [save(mask, np.full((14, 12, 10), k, "u1")).read_bytes() for k in (1, 2)]
+    for k, name in enumerate(("0_seg.nii.gz.outdated", "0_seg.nii.gz.outdated.2")):
+        mask.write_bytes(by_hand[k])
+        summary = segment(scans, output, segmenter, resume=resume)
+        assert summary.exit_code == 0 and (output / name).read_bytes() == by_hand[k]
+        assert any(f"kept as {name}" in note for note in summary.rows[0]["notes"])
+        assert np.array_equal(labels_of(mask), np.round(blocks(seed=0)))
+    assert segment(scans, output, segmenter, resume=resume).rows[1]["notes"] == []
+    assert len(list(output.glob("*.outdated*"))) == 2

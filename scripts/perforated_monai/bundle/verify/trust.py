@@ -69,7 +69,7 @@ def trusted(
     root = Path(folder).expanduser().resolve()
     name = root.name
     bundle = _files(root, workflows, config)
-    if _is_shipped(root, bundle.sizes):
+    if bundle.sizes and not bundle.odd and _is_shipped(root, bundle.sizes):
         return Trusted(name, "is one of this project's bundles, unchanged")
     found = run(_RULES, "", bundle, most=_MOST, foreign=True)
     # A config may lie anywhere in the bundle; what it is called runs nothing.

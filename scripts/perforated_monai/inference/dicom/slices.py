@@ -101,9 +101,12 @@ def _check_geometry(s: Slice) -> None:
     if max(abs(float(v)) for v in h.ImagePositionPatient) > _FARTHEST:
         msg = f"{s.name} must lie within 100 m of the scanner's centre. Restore it."
         raise UserError(msg)
-    slope = h.get("RescaleSlope")  # ITK takes 0 for 1
-    if slope not in (None, "") and not (np.isfinite(float(slope)) and float(slope)):
-        msg = f"{s.name} must have a finite RescaleSlope that is not 0. Restore it."
+    slope, start = (_scaling(h, name) for name in ("RescaleSlope", "RescaleIntercept"))
+    if not (np.isfinite([slope, start]).all() and slope):  # ITK takes 0 for 1, and nan for 0
+        msg = (
+            f"{s.name} must have a finite RescaleSlope that is not 0, and a finite "
+            "RescaleIntercept. Restore it."
+        )
         raise UserError(msg)
     row, column = np.array(h.ImageOrientationPatient, float).reshape(2, 3)
     lengths = np.array([row @ row, column @ column, 1 + row @ column])
@@ -116,6 +119,11 @@ def _check_geometry(s: Slice) -> None:
             "of length 1. Restore it."
         )
         raise UserError(msg)
+
+
+def _scaling(header: Any, name: str) -> float:
+    value = header.get(name)
+    return 1.0 if value in (None, "") else float(value)
 
 
 def _check_pixels(s: Slice) -> None:

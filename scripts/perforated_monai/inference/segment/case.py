@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from ...errors import UserError
 from ...files import cure_of, hash_of, sha256
 from .cases import Case, shown
 from .cores import Turns
-from .earlier import OUTDATED, set_aside
+from .earlier import kind_of_extra, set_aside
 from .found import printable
 from .header import Header
 from .mask import write_mask
@@ -67,7 +67,8 @@ class CaseRun:
         earlier: rows of an earlier run, by case; a case that did not change is kept.
         turns: for the network.
         source: what was asked for, as a row says it: ``Run.source``.
-        aside: masks of earlier rows that were moved aside when the run began.
+        aside: masks of earlier rows that were moved aside when the run began, and where they are.
+        sums: of files as earlier rows have them, by path: ours, which nobody has changed since.
         first: cases that were read before, by name; each is taken out when its turn comes.
     """
 
@@ -79,12 +80,18 @@ class CaseRun:
         earlier: dict[str, Row],
         turns: Turns,
         source: str = "",
-        aside: Collection[Path] = (),
+        aside: Mapping[Path, Path] | None = None,
+        sums: Mapping[Path, str] | None = None,
         first: dict[str, Read] | None = None,
     ) -> None:
         self.segmenter, self.bundle = segmenter, segmenter.bundle
         self.output, self.options, self.earlier, self.turns = output, options, earlier, turns
-        self.source, self.aside, self.first = source, aside, first or {}
+        self.source, self.aside, self.sums, self.first = (
+            source,
+            aside or {},
+            sums or {},
+            first or {},
+        )
         self.settings = segmenter.settings_hash(options.series)
         self._one_large = threading.Lock()
 
@@ -158,18 +165,23 @@ class CaseRun:
         names = self.bundle.labels if result.labels.ndim == 3 else self.bundle.channel_names
         structures = measure_structures(result.labels, affine, names)
         target = self._target(case)
-        self._make_way(case)
+        moved = dict(self.aside) | self._make_way(case)
         self._extras(work, result, affine)
         write_mask(target, result.labels, affine, work.nifti)
-        self._forget_old(case)
+        kept = [
+            f"kept as {name}: what stood here was changed, or not ours"
+            for name in self._forget_old(case, moved)
+        ]
         row: Row = {
             "status": DONE,
-            "notes": result.notes,
+            "notes": [*result.notes, *kept],
             "mask": shown(target.relative_to(self.output)),
             "confidence_mean": _rounded(result.confidence.mean),
             "confidence_lowest_decile": _rounded(result.confidence.lowest_decile),
             "mask_sha256": sha256(target.read_bytes()),
-            "extras_sha256": {_kind(path): hash_of(path) for path in self._promised(case)[1:]},
+            "extras_sha256": {
+                kind_of_extra(path): hash_of(path) for path in self._promised(case)[1:]
+            },
         }
         for structure in structures:
             row |= structure.cells
@@ -199,31 +211,41 @@ class CaseRun:
             path = self._target(case, self.bundle.postfix, ".dcm")
             write_seg(path, result.labels, work.series, self.bundle.labels, self.bundle.version)
 
-    def _make_way(self, case: Case) -> None:
-        """Move aside what stands under the names of this case and is of no row that is known.
+    def _make_way(self, case: Case) -> dict[Path, Path]:
+        """Move aside what stands under the names of this case and is not as a known row has it.
+
+        A mask that somebody has corrected is no longer ours to replace.
 
         Raises:
             UserError: when the case's folder lies outside the output folder, behind a link.
         """
-        root, target = os.path.realpath(self.output), self._target(case)
-        if not os.path.realpath(target.parent).startswith(root):
+        root, target = Path(os.path.realpath(self.output)), self._target(case)
+        if not Path(os.path.realpath(target.parent)).is_relative_to(root):
             msg = "its folder in the output is a link to another place. Remove the link."
             raise UserError(msg)
-        if case.name not in self.earlier:
-            self._set_aside(case)
+        row = self.earlier.get(case.name)
+        if row is None:
+            return self._set_aside(case)
+        mask, *extras = self._outputs(case)
+        ours = [path for path in extras if _is_extra_as_written(path, row)]
+        return self._set_aside(case, [*ours, *([mask] if is_as_written(mask, row) else [])])
 
-    def _set_aside(self, case: Case) -> None:
-        names = [p.relative_to(self.output).as_posix() for p in self._outputs(case)]
-        set_aside(self.output, names)
+    def _set_aside(self, case: Case, but: Collection[Path] = ()) -> dict[Path, Path]:
+        paths = [path for path in self._outputs(case) if path not in but]
+        return set_aside(self.output, [p.relative_to(self.output).as_posix() for p in paths])
 
-    def _forget_old(self, case: Case) -> None:
-        """Delete what was moved aside, where a row named it, or the new file is the same."""
+    def _forget_old(self, case: Case, moved: Mapping[Path, Path]) -> list[str]:
+        """Delete what was moved aside and is ours, or the same again; names of what is kept."""
+        kept = []
         for path in self._outputs(case):
-            old = path.with_name(path.name + OUTDATED)
-            if not old.is_file() or not path.is_file():
+            old = moved.get(path)
+            if old is None or not old.is_file() or old.is_symlink():
                 continue
-            if path in self.aside or hash_of(old) == hash_of(path):
+            if hash_of(old) == self.sums.get(path) or (path.is_file() and _has(old, hash_of(path))):
                 old.unlink()
+            else:
+                kept.append(printable(old.name))
+        return kept
 
     def _outputs(self, case: Case) -> tuple[Path, Path, Path, Path]:
         """Mask, DICOM SEG, probabilities and preview of a case, whether asked for or not."""
@@ -256,23 +278,19 @@ class CaseRun:
 
 def is_as_written(mask: Path, row: Row) -> bool:
     """Whether a mask is there, byte by byte as its row says."""
-    try:
-        return hash_of(mask) == row.get("mask_sha256")
-    except OSError:
-        return False
+    return _has(mask, row.get("mask_sha256"))
 
 
 def _is_extra_as_written(path: Path, row: Row) -> bool:
     sums = row.get("extras_sha256")
+    return isinstance(sums, dict) and _has(path, sums.get(kind_of_extra(path)))
+
+
+def _has(path: Path, checksum: str | None) -> bool:
     try:
-        return isinstance(sums, dict) and hash_of(path) == sums.get(_kind(path))
+        return checksum is not None and hash_of(path) == checksum
     except OSError:
         return False
-
-
-def _kind(path: Path) -> str:
-    """What a file beside a mask is, such as `preview.png`, without the name of its case."""
-    return path.name.rpartition("_")[2]
 
 
 def _without_folders(text: str) -> str:

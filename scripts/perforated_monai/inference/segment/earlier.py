@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 
+from ...files import hash_of
 from .found import unshown
 from .table import CSV, JSONL, Row, is_table, read_rows
 
@@ -53,19 +54,52 @@ def files_of(row: Row) -> list[str]:
     return [mask.with_name(n).as_posix() for n in names]
 
 
-def set_aside(output: Path, relative: Iterable[str]) -> list[Path]:
-    """Move files aside; the paths that they had. What is behind a link to elsewhere stays.
+def sums_of(row: Row) -> dict[str, str]:
+    """What a row says of its files: path relative to the output folder -> SHA-256."""
+    mask, *extras = files_of(row) or [""]
+    sums = {mask: row.get("mask_sha256")}
+    known = row.get("extras_sha256")
+    for name in extras if isinstance(known, dict) else ():
+        sums[name] = known.get(kind_of_extra(name))
+    return {name: value for name, value in sums.items() if isinstance(value, str)}
+
+
+def kind_of_extra(path: PurePath | str) -> str:
+    """What a file beside a mask is, such as `preview.png`, without the name of its case."""
+    return PurePath(path).name.rpartition("_")[2]
+
+
+def set_aside(output: Path, relative: Iterable[str]) -> dict[Path, Path]:
+    """Move files aside; path that each had -> where it is now.
+
+    What is behind a link to elsewhere stays. A file that was moved aside before stays as well: it
+    may be work of somebody's hands.
 
     Args:
         output: folder of the masks.
         relative: paths below it; what is not there is passed over.
     """
-    root, moved = os.path.realpath(output), []
+    root, moved = os.path.realpath(output), {}
     for name in relative:
         path = output / name
         here = os.path.realpath(path.parent)
         inside = here == root or here.startswith(root + os.sep)
         if inside and os.path.lexists(path) and not (path.is_dir() and not path.is_symlink()):
-            path.replace(path.with_name(path.name + OUTDATED))
-            moved.append(path)
+            moved[path] = path.replace(_free(path))
     return moved
+
+
+def _free(path: Path) -> Path:
+    """A name for a file that is moved aside; one of the same content is replaced."""
+    number, place = 1, path.with_name(path.name + OUTDATED)
+    while os.path.lexists(place) and not _same(place, path):
+        number += 1
+        place = path.with_name(f"{path.name}{OUTDATED}.{number}")
+    return place
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.is_file() and other.is_file() and hash_of(one) == hash_of(other)
+    except OSError:
+        return False

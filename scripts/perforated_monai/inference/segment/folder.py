@@ -19,7 +19,7 @@ from ...files import sha256
 from .case import LARGE, CaseRun, is_as_written
 from .cases import Case, find_cases
 from .cores import Turns
-from .earlier import files_of, set_aside
+from .earlier import files_of, set_aside, sums_of
 from .found import unshown
 from .mask import LOCK, remove_leftovers
 from .opened import Read, check_headers, read_case
@@ -135,8 +135,9 @@ class _Run:
         left = {id(row) for row in (*done.values(), *self.others)}
         old = [name for row in earlier.values() if id(row) not in left for name in files_of(row)]
         aside = set_aside(output, old)
+        sums = {output / k: v for row in earlier.values() for k, v in sums_of(row).items()}
         self.log.open([*done.values(), *self.others])
-        self.work = CaseRun(segmenter, output, options, done, self.turns, asked, aside, first)
+        self.work = CaseRun(segmenter, output, options, done, self.turns, asked, aside, sums, first)
         self.kept = 0
         self._rows: dict[str, Row] = {}
         self._ending = threading.Lock()

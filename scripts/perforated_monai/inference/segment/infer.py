@@ -39,11 +39,11 @@ def fit_windows(
         windows = dataclasses.replace(windows, sw_batch_size=2)
     held = buffer_bytes(size, windows, outputs) + math.prod(size)
     window = math.prod(s if r <= 0 else r for r, s in zip(windows.roi_size, size, strict=True))
-    for batch in range(windows.sw_batch_size, 0, -1):
-        need = held + batch * window * activations
-        if free is None or need <= free:
-            break
-    else:
+    batch = windows.sw_batch_size
+    if free is not None:
+        batch = min(batch, (free - held) // (window * activations))
+    if batch < 1:
+        need = held + window * activations
         msg = f"it needs {as_text(need)} of memory; {as_text(free or 0)} are free. Crop it."
         raise UserError(msg)
     note = ""

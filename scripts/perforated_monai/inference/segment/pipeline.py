@@ -26,6 +26,7 @@ from ...files import hash_of, sha256
 from ...networks.agreement import exclusive_labels
 from ...networks.weights import load_weights
 from .bundle_code import bundle_code
+from .limits import as_text, free_memory
 from .steps import image_keys, name_of, put_steps, without_macros
 from .window import Windows
 
@@ -197,6 +198,10 @@ def _load(folder: str | Path, overlap: float | None) -> InferenceBundle:
     weights = folder / "models" / "model.pt"
     if not weights.is_file():
         msg = f"{folder} has no models/model.pt: train and export a network, or fetch the weights."
+        raise UserError(msg)
+    size, free = weights.stat().st_size, free_memory()
+    if free is not None and size > free:
+        msg = f"{weights} has {size:,} bytes; {as_text(free)} of memory are free. Fetch it again."
         raise UserError(msg)
     settings = {k: config[k] for k in config if k not in ("handlers", "evaluator", "run")}
     postfix = _without_files(config, f"{folder}/configs/{name}")

@@ -105,6 +105,12 @@ class Segmenter:
                 "it names the axes along which training mirrored."
             )
             raise UserError(msg)
+        if probabilities and self.bundle.postfix == "prob":
+            msg = (
+                "--probabilities needs an output_postfix in inference.json that is not prob: masks "
+                "and probabilities would have one name. Change it, or leave the flag out."
+            )
+            raise UserError(msg)
         self.probabilities, self.memory_limit = probabilities, memory_limit
         self.allow_out_of_range = allow_out_of_range
         self.settings: dict[str, Any] = {"engine": engine, "overlap": overlap, "tta": tta}
