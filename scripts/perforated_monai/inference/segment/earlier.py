@@ -57,10 +57,10 @@ def files_of(row: Row) -> list[str]:
 def sums_of(row: Row) -> dict[str, str]:
     """What a row says of its files: path relative to the output folder -> SHA-256."""
     mask, *extras = files_of(row) or [""]
-    sums = {mask: row.get("mask_sha256")}
     known = row.get("extras_sha256")
-    for name in extras if isinstance(known, dict) else ():
-        sums[name] = known.get(kind_of_extra(name))
+    sums = {mask: row.get("mask_sha256")}
+    if isinstance(known, dict):
+        sums |= {name: known.get(kind_of_extra(name)) for name in extras}
     return {name: value for name, value in sums.items() if isinstance(value, str)}
 
 
