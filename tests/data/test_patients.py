@@ -79,6 +79,12 @@ def test_a_table_names_patients_too(data, tmp_path):
     assert by_table == by_pattern
 
 
+def test_a_table_of_file_names_is_one_of_cases(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("case,patient\na.nii.gz,1\nb.nii,1\nc,2\n")
+    assert Patients(str(table)).of(["a", "b", "c"]) == {"a": "1", "b": "1", "c": "2"}
+
+
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [

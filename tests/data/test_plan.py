@@ -33,7 +33,7 @@ def fingerprint(spacings: list, shapes: list, cases: int = 40) -> Fingerprint:
     rows = np.array(shapes, int).reshape(-1, 3)
     mm = np.array(spacings, float).reshape(-1, 3)
     values = [Intensity("MRI", 0, 1, 2, 1, 1)]
-    return Fingerprint("made", cases, len(rows), mm, rows, rows, 0.0, 0.01, values)
+    return Fingerprint("made", cases, len(rows), mm, rows, rows, 0.0, 0.01, values, 2)
 
 
 # --- the rules
@@ -83,6 +83,11 @@ def test_the_crop_is_divisible_and_fits_memory_and_the_median(spacing: list, sha
         near = zip(plan.roi_size, plan.median, plan.multiples, strict=True)
         assert all(n < median + multiple for n, median, multiple in near)
         assert len(plan.channels) == len(plan.strides) + 1 == len(plan.halvings) + 1
+
+
+def test_a_spacing_far_from_the_others_still_has_a_plan() -> None:
+    plan = make_plan(fingerprint([[1, 1, 1]] * 3, [[24, 24, 24]] * 3), GIB, 2, [1e-9, 1, 1])
+    assert min(plan.roi_size) >= 1 and plan.batch_size >= 2
 
 
 def test_less_memory_gives_a_smaller_crop_or_batch_and_none_is_refused() -> None:
@@ -162,6 +167,40 @@ def test_padding_is_left_out_of_the_size_and_of_the_intensities(tmp_path: Path) 
     (value,) = facts.intensities
     assert (value.low, value.high) == pytest.approx((300, 305), abs=0.2)
     assert "not 0, voxels" in facts.text()
+
+
+def test_channels_and_labels_that_nobody_named_are_counted(tmp_path: Path, capsys) -> None:
+    """Fault: without a manifest the plan said 0 input channels, and described one of three."""
+    for case in range(6):
+        image, label = image_of(case), label_of(case)
+        label[-3:, -3:, -3:] = 3
+        save(tmp_path / f"d/imagesTr/case_{case}.nii.gz", np.stack([image] * 3, -1))
+        save(tmp_path / f"d/labelsTr/case_{case}.nii.gz", label)
+    plan = tmp_path / "plan.yaml"
+    words = ["--root", str(tmp_path / "d"), "--plan", str(plan), "--memory", "2"]
+    assert main(["prepare", *words]) == 0
+    assert "channel 2 inside labels" in capsys.readouterr().out
+    values = len({0, 3}.union(np.unique(label_of(0)).tolist()))
+    said = " ".join(plan.read_text().replace("#", "").split())
+    assert f"input channels (3, base_network_def::in_channels) and label values ({values}," in said
+
+
+def test_a_spacing_that_is_wrong_is_refused_before_a_manifest_is_written(tmp_path, capsys) -> None:
+    root = fill(tmp_path / "data")
+    words = ["--root", str(root), "--write", str(root / "manifest.json"), "--spacing", "0,1,1"]
+    assert main(["prepare", *words]) == 1
+    assert "three numbers" in capsys.readouterr().err
+    assert not (root / "manifest.json").exists()
+
+
+def test_many_problems_of_one_folder_are_a_few_and_a_count(tmp_path, capsys) -> None:
+    for case in range(6):
+        for folder, make in (("imagesTr", image_of), ("labelsTr", label_of)):
+            save(tmp_path / f"{folder}/case_{case}.nii.gz", make(case)[:, :, :1])
+    assert main(["prepare", "--root", str(tmp_path), "--plan", str(tmp_path / "p.yaml")]) == 1
+    said = capsys.readouterr().err
+    assert said.count("must be 3-D with two or more voxels a side") == 5
+    assert "12 problems" in said and "`check` lists all" in said
 
 
 def test_the_test_part_is_not_measured(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..data.check.check import check_dataset
 from ..data.fingerprint import measure
 from ..data.manifest import Manifest, refuse
-from ..data.plan import make_plan
+from ..data.plan import checked_spacing, make_plan
 from ..data.plan_file import expect_plan, write_plan
 from ..errors import UserError
 from ..inference.segment.limits import free_memory
@@ -30,6 +30,8 @@ class Wanted:
         self.file = file
         self.bytes = memory_at_hand() if memory is None else round(memory * 2**30)
         self.spacing = _numbers(spacing) if spacing else None
+        if self.spacing is not None:
+            checked_spacing(self.spacing)
 
 
 def print_plan(folder: Path, manifest: Manifest | None, wanted: Wanted) -> None:
@@ -47,8 +49,7 @@ def print_plan(folder: Path, manifest: Manifest | None, wanted: Wanted) -> None:
     refuse(audit.errors())
     manifest = audit.manifest
     fingerprint = measure(manifest, folder)
-    classes = len(manifest.label_names) or 2
-    plan = make_plan(fingerprint, wanted.bytes, classes, wanted.spacing)
+    plan = make_plan(fingerprint, wanted.bytes, fingerprint.classes, wanted.spacing)
     print(fingerprint.text())
     write_plan(plan, fingerprint, manifest, wanted.file)
     sizes = " x ".join(map(str, plan.roi_size))

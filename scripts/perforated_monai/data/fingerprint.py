@@ -51,6 +51,7 @@ class Fingerprint:
         zeros: share of voxels that are 0, median of cases.
         labelled: share of voxels with a label above 0, median of cases.
         intensities: of each channel.
+        classes: label values, the background among them.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Fingerprint:
     zeros: float
     labelled: float
     intensities: list[Intensity]
+    classes: int
 
     def text(self) -> str:
         """A small table: lowest, median and highest of spacing and size, and the intensities."""
@@ -103,7 +105,9 @@ def measure(manifest: Manifest, dataset_dir: str | Path) -> Fingerprint:
         raise UserError(msg)
     chosen = [ids[i] for i in np.linspace(0, len(ids) - 1, min(len(ids), MOST_READ)).astype(int)]
     measured = [_measure_case(root, *manifest.files(case)) for case in chosen]
-    names = manifest.channel_names or ["channel 0"]
+    channels = min(len(case.values) for case in measured)
+    names = manifest.channel_names or [f"channel {k}" for k in range(channels)]
+    labels = manifest.label_names or {0}.union(*(case.labels for case in measured))
     columns: list[list[np.ndarray]] = [
         [case.values[k] for case in measured] for k in range(len(names))
     ]
@@ -117,6 +121,7 @@ def measure(manifest: Manifest, dataset_dir: str | Path) -> Fingerprint:
         zeros=float(np.median([case.zeros for case in measured])),
         labelled=float(np.median([case.labelled for case in measured])),
         intensities=list(_intensities(names, columns)),
+        classes=max(2, len(labels)),
     )
 
 
@@ -128,6 +133,7 @@ class _Case:
     zeros: float
     labelled: float
     values: list[np.ndarray]
+    labels: set[int]
 
 
 def _measure_case(root: Path, image_file: str, label_file: str) -> _Case:
@@ -156,6 +162,7 @@ def _measure_case(root: Path, image_file: str, label_file: str) -> _Case:
         zeros=1 - float(some.mean()),
         labelled=float(mask.mean()),
         values=[flat[drawn, k].astype(np.float64) for k in range(flat.shape[1])],
+        labels={int(value) for value in np.unique(label[np.isfinite(label)])},
     )
 
 

@@ -14,6 +14,8 @@ from ..errors import UserError
 from .reading import read, reason_of
 from .schema import FOLDS, SCHEMA_VERSION, Layout, broken
 
+_MOST_NAMED = 5  # problems in an error; a whole folder can have one
+
 PARTS = ("train", "validation", "test", "all")
 SHIPPED = Path(__file__).resolve().parents[3] / "data_manifests"
 
@@ -128,10 +130,12 @@ def load_manifest(source: str | Path) -> Manifest:
 
 
 def refuse(problems: Iterable[str]) -> None:
-    """Raise one `UserError` of all problems; its last line, too, names a file and a cure."""
+    """Raise one `UserError` of the first problems; its last line, too, names a file and a cure."""
     if lines := list(problems):
         head = [f"{len(lines)} problems:"] if len(lines) > 1 else []
-        raise UserError("\n  ".join(head + lines))
+        if lines[_MOST_NAMED:]:
+            head = [f"{len(lines)} problems; `check` lists all, here are {_MOST_NAMED}:"]
+        raise UserError("\n  ".join(head + lines[:_MOST_NAMED]))
 
 
 def _locate(source: str) -> Path:

@@ -20,7 +20,8 @@ class Patients:
     Attributes:
         source: a regular expression, searched in the case id (its group `patient`, or its only
             group, or all that it matches is the patient); or a `.csv` file with the columns `case`
-            and `patient`, where `FILE.csv:COLUMN` names another column.
+            and `patient`, where `FILE.csv:COLUMN` names another column; a case may be its file's
+            name.
     """
 
     source: str
@@ -96,7 +97,8 @@ class Patients:
                 raise UserError(msg)
         found: dict[str, str] = {}
         for row in rows:
-            case, patient = (row["case"] or "").strip(), (row[column] or "").strip()
+            case = re.sub(r"\.nii(\.gz)?$", "", (row["case"] or "").strip())
+            patient = (row[column] or "").strip()
             if found.get(case, patient) != patient:
                 msg = (
                     f"table of patients {file} must name one patient of case {case}; it names "

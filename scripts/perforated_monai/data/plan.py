@@ -79,7 +79,7 @@ def make_plan(
             smallest patch.
     """
     if spacing is not None:
-        target = _checked(spacing)
+        target = checked_spacing(spacing)
         median = np.median(fingerprint.filled, axis=0)
     else:
         target = target_spacing(fingerprint)
@@ -88,7 +88,7 @@ def make_plan(
     memory = min(memory, MOST_MEMORY)
     # A cube in mm, as far as the median case reaches: context counts in mm, not in voxels.
     edge = (_START_VOXELS * float(np.prod(target))) ** (1 / 3)
-    patch = np.minimum(np.round(edge / target).astype(int), median)
+    patch = np.minimum(np.maximum(1, np.round(edge / target)), median).astype(int)
     while True:
         strides, reasons = strides_of(patch.tolist(), target.tolist())
         step = np.array([math.prod(row[axis] for row in strides) for axis in range(3)])
@@ -125,6 +125,22 @@ def make_plan(
         bytes_needed=round(one * batch),
         halvings=reasons,
     )
+
+
+def checked_spacing(spacing: Sequence[float]) -> np.ndarray:
+    """Three numbers of mm.
+
+    Raises:
+        UserError: for anything else.
+    """
+    try:
+        mm = np.array([float(v) for v in spacing])
+    except (TypeError, ValueError):
+        mm = np.zeros(0)
+    if mm.shape != (3,) or not (np.isfinite(mm) & (mm > 0)).all():
+        msg = f"a spacing must be three numbers of mm above 0, as 0.9,0.9,6.5; got {spacing!r}. Correct it."
+        raise UserError(msg)
+    return mm
 
 
 def target_spacing(fingerprint: Fingerprint) -> np.ndarray:
@@ -196,17 +212,6 @@ def step_bytes(
     down = sum(c * v for c, v in zip(channels, [*voxels[1:], voxels[-1]], strict=True))
     up = classes * voxels[0] + sum(c * v for c, v in zip(channels, voxels[1:-1], strict=False))
     return round(4 * _PEAK * _LIVE * batch * (down + up))
-
-
-def _checked(spacing: Sequence[float]) -> np.ndarray:
-    try:
-        mm = np.array([float(v) for v in spacing])
-    except (TypeError, ValueError):
-        mm = np.zeros(0)
-    if mm.shape != (3,) or not (np.isfinite(mm) & (mm > 0)).all():
-        msg = f"a spacing must be three numbers of mm above 0, as 0.9,0.9,6.5; got {spacing!r}."
-        raise UserError(msg)
-    return mm
 
 
 def _sizes(values: Sequence[float] | np.ndarray) -> str:

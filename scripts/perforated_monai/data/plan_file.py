@@ -39,11 +39,10 @@ def expect_plan(out: str | Path) -> None:
 
 def overlay_text(plan: Plan, fingerprint: Fingerprint, manifest: Manifest) -> str:
     """The overlay with its comments."""
-    classes = len(manifest.label_names) or 2
     levels = "\n".join(
         f"  - {row}{' ' * 4}# {why}" for row, why in zip(plan.strides, plan.halvings, strict=True)
     )
-    channels = len(manifest.channel_names)
+    channels = len(fingerprint.intensities)
     needed, memory = plan.bytes_needed / 2**30, plan.memory / 2**30
     return f"""\
 {_MARK} from {fingerprint.read} of {fingerprint.cases} training cases of {manifest.name},
@@ -51,7 +50,7 @@ def overlay_text(plan: Plan, fingerprint: Fingerprint, manifest: Manifest) -> st
 # Training takes it behind train.json:
 #   --config_file "['configs/train.json', 'plan.yaml']"
 # Some things stand at several places of train.json and are not set here: input channels
-# ({channels}, base_network_def::in_channels) and label values ({classes}, out_channels and the
+# ({channels}, base_network_def::in_channels) and label values ({fingerprint.classes}, out_channels and the
 # classes of the postprocessing).
 
 {_spacing_text(plan)}
