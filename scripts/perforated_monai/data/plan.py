@@ -138,7 +138,10 @@ def checked_spacing(spacing: Sequence[float]) -> np.ndarray:
     except (TypeError, ValueError):
         mm = np.zeros(0)
     if mm.shape != (3,) or not (np.isfinite(mm) & (mm > 0)).all():
-        msg = f"a spacing must be three numbers of mm above 0, as 0.9,0.9,6.5; got {spacing!r}. Correct it."
+        msg = (
+            f"a spacing must be three numbers of mm above 0, as 0.9,0.9,6.5; got {spacing!r}. "
+            "Correct it."
+        )
         raise UserError(msg)
     return mm
 

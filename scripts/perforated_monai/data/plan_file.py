@@ -42,7 +42,7 @@ def overlay_text(plan: Plan, fingerprint: Fingerprint, manifest: Manifest) -> st
     levels = "\n".join(
         f"  - {row}{' ' * 4}# {why}" for row, why in zip(plan.strides, plan.halvings, strict=True)
     )
-    channels = len(fingerprint.intensities)
+    channels, classes = len(fingerprint.intensities), fingerprint.classes
     needed, memory = plan.bytes_needed / 2**30, plan.memory / 2**30
     return f"""\
 {_MARK} from {fingerprint.read} of {fingerprint.cases} training cases of {manifest.name},
@@ -50,7 +50,7 @@ def overlay_text(plan: Plan, fingerprint: Fingerprint, manifest: Manifest) -> st
 # Training takes it behind train.json:
 #   --config_file "['configs/train.json', 'plan.yaml']"
 # Some things stand at several places of train.json and are not set here: input channels
-# ({channels}, base_network_def::in_channels) and label values ({fingerprint.classes}, out_channels and the
+# ({channels}, base_network_def::in_channels) and label values ({classes}, out_channels and the
 # classes of the postprocessing).
 
 {_spacing_text(plan)}
