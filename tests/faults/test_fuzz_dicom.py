@@ -36,7 +36,20 @@ number = st.sampled_from(["0", "1", "-1", "1e20", "-0.5", "nan", "inf", "3e38", 
 damage = st.one_of(
     st.tuples(
         st.sampled_from(TEXTS),
-        st.sampled_from(["", "PALETTE COLOR", "RGB", "CT", "MR", "1.2.3", "YBR_FULL", "a\\b", "é"]),
+        st.sampled_from(
+            [
+                "",
+                "PALETTE COLOR",
+                "RGB",
+                "CT",
+                "MR",
+                "1.2.3",
+                "YBR_FULL",
+                "MONOCHROME1",
+                "a\\b",
+                "é",
+            ]
+        ),
     ),
     st.tuples(st.sampled_from(NUMBERS), st.sampled_from([0, 1, 2, 3, 7, 8, 9, 16, 32, 65535])),
     st.tuples(st.sampled_from(DECIMALS), number),

@@ -127,6 +127,12 @@ def test_slices_without_preamble_or_ending_are_part_of_the_series(tmp_path, segm
     assert damaged.name in reason and "a slice may be lost" in reason
 
 
+def lookup_table() -> pydicom.Dataset:
+    table = pydicom.Dataset()
+    table.LUTDescriptor, table.ModalityLUTType, table.LUTData = [2, 0, 16], "US", b"\0\0\1\0"
+    return table
+
+
 def test_slices_that_do_not_belong_together_are_refused(tmp_path, segmenter):
     kinds = {
         "patient": {"PatientID": "OTHER"},
@@ -147,6 +153,8 @@ def test_slices_that_do_not_belong_together_are_refused(tmp_path, segmenter):
         ("nowhere", {"Modality": ""}),
         ("slope", {"RescaleSlope": "0"}),
         ("start", {"RescaleIntercept": "nan"}),
+        ("table", {"ModalityLUTSequence": [lookup_table()]}),
+        ("turned", {"PhotometricInterpretation": "MONOCHROME1"}),
         ("far", {"ImagePositionPatient": [1e20, 0, 0]}),
         ("fine", {"PixelSpacing": [1e-9, 1e-9]}),
         ("end", {}),
@@ -160,7 +168,7 @@ def test_slices_that_do_not_belong_together_are_refused(tmp_path, segmenter):
     summary = segment(tmp_path / "in", tmp_path / "out", segmenter)
     found = reasons(summary)
     assert sorted(found) == sorted(
-        [*kinds, "ct", "ten", "inverse", "slope", "start", "far", "fine"]
+        [*kinds, "ct", "ten", "inverse", "slope", "start", "table", "turned", "far", "fine"]
     )
     for name, words in (
         ("patient", "of one patient"),
@@ -172,6 +180,8 @@ def test_slices_that_do_not_belong_together_are_refused(tmp_path, segmenter):
         ("ten", "it has 10 images; 8 are here"),
         ("slope", "RescaleSlope that is not 0"),
         ("start", "a finite RescaleIntercept"),
+        ("table", "has a modality LUT"),
+        ("turned", "MONOCHROME1, whose values ITK inverts"),
         ("far", "within 100 m"),
         ("fine", "of 1 µm or more"),
         ("inverse", "has 3,221,225,472 bytes"),

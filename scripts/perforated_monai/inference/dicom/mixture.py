@@ -49,8 +49,6 @@ def series_notes(slices: list[Slice], modality: str, any_modality: bool) -> list
     notes += _count(slices)
     notes += _numbers(slices)
     notes += _spacing(slices)
-    if _text(slices[0].header, "PhotometricInterpretation") == "MONOCHROME1":
-        notes.append("its photometric interpretation is MONOCHROME1: low values may be bright")
     return notes
 
 

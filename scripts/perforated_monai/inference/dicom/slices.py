@@ -17,6 +17,7 @@ _DIRECTION_TOLERANCE = 1e-3
 _FARTHEST = 1e5  # mm; as the rule `origin` of the data check
 _FINEST = 1e-3  # mm between pixels
 _GREY = ("MONOCHROME1", "MONOCHROME2")  # a palette without its table ends ITK's process
+_INVERTED = "MONOCHROME1"  # ITK turns its values around: they are no longer those of the scanner
 _SAME = 1e-3  # mm; slices closer than this lie at one place
 
 
@@ -85,6 +86,12 @@ def _check_kind(s: Slice) -> None:
     grey = str(h.get("PhotometricInterpretation", "MONOCHROME2")) in _GREY
     if int(h.get("SamplesPerPixel", 1)) != 1 or not grey:
         msg = f"{s.name} must hold grey values; it has colours. Remove or convert it."
+        raise UserError(msg)
+    if str(h.get("PhotometricInterpretation", "")) == _INVERTED:
+        msg = f"{s.name} is MONOCHROME1, whose values ITK inverts. Convert it with dcm2niix."
+        raise UserError(msg)
+    if "ModalityLUTSequence" in h:  # ITK passes over it: other values, and no word
+        msg = f"{s.name} has a modality LUT, which is not applied here. Convert it to NIfTI."
         raise UserError(msg)
     needed = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "PixelData")
     if missing := [n for n in needed if n not in h]:
