@@ -28,13 +28,24 @@ FOUND = 0.2  # Dice
 SIZES = (0, 1500, 3000, math.inf)  # voxels of a label
 
 
-def read_dice(table: Path) -> dict[str, dict[str, float]]:
-    """Arm -> case -> Dice of the tumour; each case is tested in one fold."""
+def read_dice(folder: Path) -> dict[str, dict[str, float]]:
+    """Arm -> case -> Dice of the tumour; each case is tested in one fold.
+
+    A trial that has nothing to differ by from another arm's has that one's cases: ``same_as``.
+    """
+    cases: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    for row in read_rows(folder / "cases.csv"):
+        cases[row["arm"], row["fold"]][row["case"]] = float(row["dice_tumour"])
     found: dict[str, dict[str, float]] = defaultdict(dict)
-    with table.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            found[row["arm"]][row["case"]] = float(row["dice_tumour"])
+    for trial in read_rows(folder / "trials.csv"):
+        found[trial["arm"]] |= cases[trial["same_as"] or trial["arm"], trial["fold"]]
     return found
+
+
+def read_rows(table: Path) -> list[dict[str, str]]:
+    """Rows of a table of the study."""
+    with table.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def of_patients(dice: dict[str, float], manifest: Manifest) -> list[float]:
@@ -92,7 +103,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder with cases.csv")
     arguments = parser.parse_args()
     manifest = load_manifest(BUNDLE / "configs" / "glioma_t1c.json")
-    dice = read_dice(arguments.results / "cases.csv")
+    dice = read_dice(arguments.results)
     cases = {case for values in dice.values() for case in values}
     sizes = {case: voxels(arguments.data / manifest.files(case)[1]) for case in cases}
     print("\n".join(rows(dice, sizes, manifest)))

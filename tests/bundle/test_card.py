@@ -100,6 +100,14 @@ def test_figures_are_those_of_the_files(bundle: Path) -> None:
     assert "CC-BY-SA-4.0" in section(text, "Licences") and "Apache" in section(text, "Licences")
 
 
+def test_the_fold_that_a_study_kept_apart_was_not_trained_on(tmp_path: Path) -> None:
+    """Beside the fold that chose the epoch, a study's trial leaves another one out."""
+    glioma = HIPPOCAMPUS.parent / "glioma_t1c_mri_dendritic"
+    text = (glioma / "docs" / "MODEL_CARD.md").read_text()
+    assert "17 cases trained, 6 validated, 7 kept apart" in section(text, "Data and split")
+    assert "fold 0, which a study kept from this training" in section(text, "Dice per class")
+
+
 def test_what_is_not_there_reads_not_measured(bundle: Path) -> None:
     for name in ("models/parity.json", "models/network.json", "docs/cases.csv", "docs/cases.json"):
         (bundle / name).unlink(missing_ok=True)

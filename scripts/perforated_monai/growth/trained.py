@@ -85,6 +85,7 @@ class Trained:
             "manifest_sha256": made.manifest_sha256,
             "generator": made.generator,
             "fold": made.config.get("fold"),
+            "test_fold": made.config.get("test_fold"),  # a study keeps it from the training
             "seed": made.config.get("seed"),
         }
 

@@ -43,8 +43,17 @@ def split_counts(facts: Facts) -> list[int]:
     manifest, fold = facts.manifest, facts.trained.get("fold")
     if manifest is None or not isinstance(fold, int) or not manifest.folds:
         return []
-    used = [len(manifest.part(name, fold)) for name in ("train", "validation")]
-    return [*used, len(manifest.test)]
+    aside = set(held_out(facts))
+    used = [set(manifest.part(name, fold)) - aside for name in ("train", "validation")]
+    return [*map(len, used), len(manifest.test) + len(aside)]
+
+
+def held_out(facts: Facts) -> list[str]:
+    """Cases of the fold that a study kept from the training of this network."""
+    fold = facts.trained.get("test_fold")
+    if facts.manifest is None or not isinstance(fold, int):
+        return []
+    return facts.manifest.part("validation", fold)
 
 
 def growth(settings: dict[str, Any]) -> str:
@@ -101,6 +110,8 @@ def part(facts: Facts) -> str:
             f"the validation part of inner fold {fold}: it was not trained on, but it chose the "
             "epoch and steered growth, so the figures are optimistic"
         )
+    if name == "validation" and fold == facts.trained.get("test_fold"):
+        return f"the validation part of inner fold {fold}, which a study kept from this training"
     if name == "validation":
         return f"the validation part of inner fold {fold}, which training saw"
     return f"part {name}, which includes cases that training saw"
