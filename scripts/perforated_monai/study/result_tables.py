@@ -28,6 +28,7 @@ STUDY, TRIALS, CASES, EPOCHS = "study.json", "trials.csv", TABLE, "epochs.csv"
 
 _KEY = ("network", "arm", "seed", "fold")
 _SWEEP = "sweep_"  # columns of what a sweep chose
+_NO_LIST = "null"
 # Keys of events that have a column; what else an event holds is JSON in the column `details`.
 _NUMBERS = ("loss", "dice", "dendrite_sets", "parameters", "seconds")
 _LISTS = ("dice_per_class", "lr")
@@ -245,6 +246,8 @@ def _event_cells(event: Event) -> dict[str, str]:
             cells[key] = value
         elif key == "epoch" or (key in _NUMBERS and not isinstance(value, (list, dict, str))):
             cells[key] = json.dumps(value)
+        elif key in _LISTS and value is None:
+            cells[key] = _NO_LIST
         elif key in _LISTS and isinstance(value, list) and value:
             cells[key] = " ".join(map(json.dumps, value))
         else:
@@ -256,7 +259,9 @@ def _event(cells: Mapping[str, str]) -> Event:
     event: Event = {"event": cells["event"]}
     event |= {name: json.loads(cells[name]) for name in ("epoch", *_NUMBERS) if cells[name]}
     for name in _LISTS:
-        if cells[name]:
+        if cells[name] == _NO_LIST:
+            event[name] = None
+        elif cells[name]:
             event[name] = [json.loads(word) for word in cells[name].split()]
     return event | (json.loads(cells["details"]) if cells["details"] else {})
 
