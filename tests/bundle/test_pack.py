@@ -24,6 +24,7 @@ from helpers.share_bundle import (
 )
 from perforated_monai import UserError, build_network
 from perforated_monai.bundle.pack import pack_bundle
+from perforated_monai.bundle.pack.contents import CASES
 from perforated_monai.bundle.pack.requirements import needs
 from perforated_monai.bundle.record import RECORD
 from perforated_monai.files import sha256
@@ -79,7 +80,7 @@ def test_the_bundle_is_packed_unchanged_but_for_its_metadata(bundle, tmp_path):
     content = read_zip(pack_bundle(bundle, tmp_path / "packed.zip").file)
     for file in bundle.rglob("*"):
         name = file.relative_to(bundle).as_posix()
-        if file.is_file() and name != METADATA:
+        if file.is_file() and name not in (METADATA, *CASES):
             assert content[name] == file.read_bytes(), name
     before, after = json.loads((bundle / METADATA).read_text()), json.loads(content[METADATA])
     assert {k for k in after if after.get(k) != before.get(k)} == {
@@ -127,8 +128,22 @@ def test_what_use_leaves_behind_is_left_out_and_said(bundle, tmp_path):
         (bundle / file).write_bytes(b"private")
     packed = pack_bundle(bundle, tmp_path / "packed.zip")
     assert read_zip(packed.file) == before
-    (note,) = packed.notes
-    assert sorted(note.removeprefix("left out: ").split(", ")) == sorted({*LEFT_OUT.values()})
+    note, _ = packed.notes  # the other one is about names of cases
+    left_out = {*LEFT_OUT.values(), *CASES}
+    assert sorted(note.removeprefix("left out: ").split(", ")) == sorted(left_out)
+
+
+def test_names_of_cases_are_packed_when_asked_for(bundle, tmp_path):
+    """A case's name may be a patient's; its figures are in the card."""
+    (bundle / "docs").mkdir(exist_ok=True)
+    (bundle / "docs" / "cases.csv").write_text("case,dice\nDOE^JANE,0.9\n")
+    (bundle / "docs" / "cases.json").write_text("{}")
+    without = pack_bundle(bundle, tmp_path / "without.zip")
+    assert "docs/cases.csv names cases, so it is left out; --cases packs it" in without.notes
+    assert b"DOE^JANE" not in without.file.read_bytes()
+    asked = pack_bundle(bundle, tmp_path / "asked.zip", cases=True)
+    assert b"DOE^JANE" in asked.file.read_bytes()
+    assert not any("--cases" in note for note in asked.notes)
 
 
 def test_weights_that_a_config_names_are_packed(bundle, tmp_path):
@@ -147,7 +162,7 @@ def test_formats_are_packed_when_asked_for_and_verify_names_them(bundle, tmp_pat
     packed = pack_bundle(bundle, tmp_path / "packed.zip", formats=["ts", "pt2"])
     assert {"models/model.ts", "models/model.pt2"} <= set(read_zip(packed.file))
     compiled = [note for note in packed.notes if "--trust" in note]
-    assert len(compiled) == len(packed.notes) == 2  # verify does not read what they would run
+    assert len(compiled) == 2  # verify does not read what they would run
     assert "models/model.pt2" in compiled[0] and "models/model.ts" in compiled[1]
     with pytest.raises(UserError, match=r"model\.onnx is missing.*export --formats onnx"):
         pack_bundle(bundle, tmp_path / "packed.zip", formats=["onnx"])

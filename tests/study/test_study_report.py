@@ -101,7 +101,7 @@ def test_the_report_of_one_day_is_that_of_the_next(study: Study, places: Places)
 
 
 def test_committed_results_are_whole(repo: Path) -> None:
-    """Each study: tables of its own protocol, no path of a machine, nine files, half a MB each in the mean."""
+    """Tables of its own protocol, no path of a machine, nine files, half a MB on average."""
     folders = sorted(f for f in repo.glob("bundles/*/studies/results/*") if f.is_dir())
     assert len(folders) >= 6
     ignored = ("report.html", ".lock", "sweep.db", "sweep.db-journal")

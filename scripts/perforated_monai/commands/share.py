@@ -7,7 +7,7 @@ import re
 from .arguments import Rounds
 
 
-def pack(bundle: str, out: str, url_base: str = "", formats: str = "") -> int:
+def pack(bundle: str, out: str, url_base: str = "", formats: str = "", cases: bool = False) -> int:
     """Write a bundle and the package it needs into one zip that runs alone.
 
     Args:
@@ -15,12 +15,14 @@ def pack(bundle: str, out: str, url_base: str = "", formats: str = "") -> int:
         out: the zip to write; the same bundle gives the same bytes.
         url_base: address of files above 25 MB; they are left out and named in large_files.yml.
         formats: of ts, pt2, onnx, with commas: other forms of the network to pack beside model.pt.
+        cases: also pack docs/cases.csv, whose names of cases may be patients'.
     """
     from ..bundle.folder import bundle_folder
     from ..bundle.pack import pack_bundle
     from ..inference.formats import as_list
 
-    packed = pack_bundle(bundle_folder(str(bundle)), str(out), str(url_base), as_list(formats))
+    root = bundle_folder(str(bundle))
+    packed = pack_bundle(root, str(out), str(url_base), as_list(formats), cases)
     for note in packed.notes:
         print(note)
     size = f"{packed.size / 1e6:.1f} MB"

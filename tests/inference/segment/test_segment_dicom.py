@@ -53,6 +53,22 @@ def test_one_series_of_several_can_be_chosen(tmp_path, segmenter):
     assert summary.exit_code == 1 and "--series" in reasons(summary)["both"]
 
 
+@pytest.mark.parametrize("anonymous", [False, True])
+def test_a_series_over_two_folders_is_refused_and_a_copy_is_none(anonymous, tmp_path, segmenter):
+    """Each half alone would give half a mask; a copy gives the same mask twice."""
+    scans = tmp_path / "scans"
+    write_series(scans / "a", blocks((11, 10, 8)))
+    (scans / "b").mkdir()
+    for file in sorted((scans / "a").iterdir())[4:]:
+        file.rename(scans / "b" / file.name)
+    for name in ("c", "d"):
+        write_series(scans / name, blocks((11, 10, 8)), seed=7)
+    summary = segment(scans, tmp_path / "out", segmenter, anonymous=anonymous)
+    assert len(summary.rows) == 4 and len(summary.failed) == 2 and summary.exit_code == 3
+    others = {row["reason"].split(" also lie in ")[1].split(".")[0] for row in summary.failed}
+    assert others == ({"another folder"} if anonymous else {"a", "b"})
+
+
 def test_seg_opens_against_its_source(tmp_path, segmenter):
     values = np.round(blocks((12, 11, 8)), 1)
     write_series(tmp_path / "in" / "t1", values, degrees=20)

@@ -12,6 +12,8 @@ from ..layout import FOLDERS, FORMATS, TOP, is_byproduct
 from ..portable_names import clashes, unsafe
 
 _FLAT = ("models", "studies")  # in folders of these lie checkpoints and results
+# One row a case: its name may be a patient's, and its figures are in the card.
+CASES = ("docs/cases.csv", "docs/cases.json")
 WEIGHTS = ("model.pt", "dendrites.pt")  # and what a config names
 
 
@@ -28,8 +30,13 @@ class Selection:
     left_out: list[str] = field(default_factory=list)
 
 
-def select(root: Path, formats: Sequence[str] = ()) -> Selection:
+def select(root: Path, formats: Sequence[str] = (), cases: bool = False) -> Selection:
     """Choose the files of a bundle.
+
+    Args:
+        root: its folder.
+        formats: of ts, pt2, onnx: other forms of the network.
+        cases: also the table of its evaluation, which names cases.
 
     Raises:
         UserError: a format that is unknown or not there, a link, or a name that not every system
@@ -42,7 +49,7 @@ def select(root: Path, formats: Sequence[str] = ()) -> Selection:
         name = path.relative_to(root).as_posix()
         if any(name == skipped or name.startswith(f"{skipped}/") for skipped in chosen.left_out):
             continue
-        if not _is_taken(root, path, wanted, texts):
+        if (name in CASES and not cases) or not _is_taken(root, path, wanted, texts):
             chosen.left_out += [name]
             continue
         if path.is_symlink():

@@ -19,7 +19,7 @@ from ..large_files import NAMES, LargeFile, large_files_text, read_large_files
 from ..layout import package_files
 from ..record import RECORD, record_text
 from ..verify.verify import verify
-from .contents import select
+from .contents import CASES, select
 from .requirements import stamped
 from .zip_writer import write_zip
 
@@ -39,7 +39,11 @@ class Packed:
 
 
 def pack_bundle(
-    bundle: str | Path, out: str | Path, url_base: str = "", formats: Sequence[str] = ()
+    bundle: str | Path,
+    out: str | Path,
+    url_base: str = "",
+    formats: Sequence[str] = (),
+    cases: bool = False,
 ) -> Packed:
     """Write a bundle and this package into one zip that ``verify`` accepts; the bytes repeat.
 
@@ -48,6 +52,7 @@ def pack_bundle(
         out: the zip to write; whole or absent.
         url_base: address under which files above 25 MB will lie; they go to `large_files.yml`.
         formats: of ts, pt2, onnx: other forms of the network to pack beside `model.pt`.
+        cases: also pack `docs/cases.csv`, which names cases.
 
     Raises:
         UserError: a bundle with errors, a link or unwritable name in it, or a wrong address.
@@ -58,8 +63,10 @@ def pack_bundle(
         raise UserError(msg)
     refuse_foreign(out, "packed bundle", [f"/{RECORD}"])
     checked = _whole(bundle)
-    chosen = select(checked.root, formats)
+    chosen = select(checked.root, formats, cases)
     notes = [f"left out: {', '.join(chosen.left_out)}"] if chosen.left_out else []
+    if CASES[0] in chosen.left_out:
+        notes.append(f"{CASES[0]} names cases, so it is left out; --cases packs it")
     content: dict[str, bytes | Path] = {**chosen.files, **package_files()}
     content[METADATA] = _metadata(checked)
     notes += _move_large_files(checked.root, content, url_base)

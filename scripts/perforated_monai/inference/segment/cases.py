@@ -70,7 +70,7 @@ def find_cases(
         msg = f"{given} holds no .nii, .nii.gz or DICOM series. Correct the path.{more}"
         raise UserError(msg)
     masks = Masks()
-    cases = [_refuse_mask(case, masks) for case in cases]
+    cases = _refuse_scattered([_refuse_mask(case, masks) for case in cases], anonymous)
     if anonymous:
         cases = [_anonymous(case) for case in cases]
     return _named_apart(_refuse_collisions(cases)), left_out
@@ -82,6 +82,24 @@ def _refuse_mask(case: Case, masks: Masks) -> Case:
         problem = "it is a mask of an earlier run. Give the scan, or move it out of that folder."
         return replace(case, problem=problem)
     return case
+
+
+def _refuse_scattered(cases: list[Case], anonymous: bool) -> list[Case]:
+    """Folders that hold a part of a series each are refused: a part gives half a mask."""
+    folders = {case.target: case.files for case in cases if case.dicom and not case.problem}
+    if len(folders) < 2:
+        return cases
+    from ..dicom.scattered import scattered
+
+    others = scattered(folders)
+    checked = []
+    for case in cases:
+        if case.dicom and case.target in others:
+            place = "another folder" if anonymous else shown(PurePath(others[case.target]))
+            problem = f"slices of its series also lie in {place}. Put them into one folder."
+            case = replace(case, problem=problem)
+        checked.append(case)
+    return checked
 
 
 def _anonymous(case: Case) -> Case:
