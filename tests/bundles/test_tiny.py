@@ -49,6 +49,12 @@ def test_the_plain_networks_keep_the_limits(channels: list[int] | None) -> None:
     assert flops(network) <= FLOPS
 
 
+def test_the_micro_network_keeps_its_limits() -> None:
+    network = config("train.json", "micro.yaml").get_parsed_content("base_network_def")
+    assert count_parameters(network) <= 30_000
+    assert flops(network) <= 0.17e9
+
+
 def test_the_cycle_after_growth_is_whole() -> None:
     parser = config(*GROWN)
     patience, interval = parser["dendrites"]["patience"], parser["val_interval"]
