@@ -10,10 +10,10 @@ Dice of 0.2 on; intervals of shares are Wilson's.
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 import math
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -21,6 +21,7 @@ import numpy as np
 
 from perforated_monai.data.manifest import Manifest, load_manifest
 from perforated_monai.data.scores import interval
+from perforated_monai.study.result_tables import read_tables
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "glioma_t1c_mri_dendritic"
 RESULTS = BUNDLE / "studies" / "results" / "dendrites"
@@ -28,24 +29,17 @@ FOUND = 0.2  # Dice
 SIZES = (0, 1500, 3000, math.inf)  # voxels of a label
 
 
-def read_dice(folder: Path) -> dict[str, dict[str, float]]:
+def read_dice(results: Path) -> dict[str, dict[str, float]]:
     """Arm -> case -> Dice of the tumour; each case is tested in one fold.
 
     A trial that has nothing to differ by from another arm's has that one's cases: ``same_as``.
     """
-    cases: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
-    for row in read_rows(folder / "cases.csv"):
-        cases[row["arm"], row["fold"]][row["case"]] = float(row["dice_tumour"])
+    tables = read_tables(results)
     found: dict[str, dict[str, float]] = defaultdict(dict)
-    for trial in read_rows(folder / "trials.csv"):
-        found[trial["arm"]] |= cases[trial["same_as"] or trial["arm"], trial["fold"]]
+    for trial, row in tables.rows.items():
+        source = replace(trial, arm=row.same_as or trial.arm)
+        found[trial.arm] |= {c.case: c.values["dice_tumour"] for c in tables.cases[source]}
     return found
-
-
-def read_rows(table: Path) -> list[dict[str, str]]:
-    """Rows of a table of the study."""
-    with table.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def of_patients(dice: dict[str, float], manifest: Manifest) -> list[float]:
@@ -100,7 +94,7 @@ def voxels(label: Path) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with labelsTr")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder with cases.csv")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of tables")
     arguments = parser.parse_args()
     manifest = load_manifest(BUNDLE / "configs" / "glioma_t1c.json")
     dice = read_dice(arguments.results)

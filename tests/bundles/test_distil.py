@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from monai.losses import DiceCELoss
 
 from helpers.harness import BUNDLE, CPU, history, initialised
@@ -63,6 +64,15 @@ def test_settings_out_of_range(wrong: dict[str, float]) -> None:
 def test_teachers_of_other_classes() -> None:
     with pytest.raises(UserError, match=r"label and 3 probabilities.*got 3 channels"):
         DistillationLoss(DiceCELoss())(torch.zeros(1, 3, 2, 2, 2), torch.zeros(1, 3, 2, 2, 2))
+
+
+def test_the_labels_have_the_loss_of_plain_training() -> None:
+    """The overlay must repeat it, for it puts another in its place."""
+    plain, distilled = (
+        ConfigParser.load_config_file(str(BUNDLE / "configs" / name))
+        for name in ("train.json", "distil.yaml")
+    )
+    assert distilled["labels_loss"] == plain["loss"]
 
 
 def test_a_case_without_its_soft_target(tmp_path: Path) -> None:

@@ -206,3 +206,30 @@ def test_wrong_kinds_in_a_config_are_one_line(
     assert main(words[command]) == 1
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 1 and "No rule names this" not in said, said
+
+
+BOMBS = {
+    "check": ("train", "check {b}"),
+    "verify": ("train", "verify {b}"),
+    "overlay": ("train", "overlay {b}"),
+    "pack": ("train", "pack {b} {t}/p.zip"),
+    "segment": ("inference", "segment {t}/scans {t}/o --bundle {b}"),
+}
+
+
+@pytest.mark.parametrize("command", BOMBS)
+def test_every_command_that_reads_configs_refuses_an_alias_bomb(
+    command, bundle, tmp_path, capsys
+) -> None:
+    shutil.copytree(bundle, tmp_path / "b")
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "b" / "LICENSE").write_text("Apache License 2.0")
+    config, words = BOMBS[command]
+    (tmp_path / "b" / "configs" / f"{config}.json").unlink()
+    (tmp_path / "b" / "configs" / f"{config}.yaml").write_text(BOMB)
+    start = time.process_time()
+    code = main(words.format(b=tmp_path / "b", t=tmp_path).split())
+    assert time.process_time() - start < 20  # unfolded it would take longer than anybody waits
+    said = "".join(capsys.readouterr())
+    assert code == 1 and f"{config}.yaml" in said and "alias" in said, said
+    assert not (tmp_path / "o").exists() and not (tmp_path / "p.zip").exists()

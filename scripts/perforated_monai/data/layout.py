@@ -63,8 +63,8 @@ def suffix_of(name: str) -> str:
 
 
 def case_id(name: str) -> str:
-    """File name without its ending."""
-    return name[: -len(suffix_of(name))]
+    """File name without its ending; any other name as it is."""
+    return name[: len(name) - len(suffix_of(name))]
 
 
 def case_ids(root: Path, *folders: str) -> list[str]:

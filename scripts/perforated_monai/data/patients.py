@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
+from .layout import case_id
 
 _MOST_NAMED = 5
 
@@ -97,7 +98,7 @@ class Patients:
                 raise UserError(msg)
         found: dict[str, str] = {}
         for row in rows:
-            case = re.sub(r"\.nii(\.gz)?$", "", (row["case"] or "").strip())
+            case = case_id((row["case"] or "").strip())
             patient = (row[column] or "").strip()
             if found.get(case, patient) != patient:
                 msg = (

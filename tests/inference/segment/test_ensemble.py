@@ -111,9 +111,24 @@ def other_step(bundle: Path) -> None:
     change(bundle, "inference.json", preprocessing=steps)
 
 
+def other_value_behind_a_reference(bundle: Path) -> None:
+    """The steps and what they name are alike; what that refers to is not."""
+    steps = read(bundle, "inference.json")["preprocessing"]
+    steps["transforms"].append({"_target_": "ScaleIntensityd", "keys": "image", "maxv": "@top"})
+    change(bundle, "inference.json", preprocessing=steps, top="@highest", highest=len(bundle.name))
+
+
 def other_code(bundle: Path) -> None:
     (bundle / "scripts").mkdir()
     (bundle / "scripts" / "own.py").write_text("x = 1")
+
+
+def test_what_steps_refer_to_is_compared_to_its_end(members, tmp_path) -> None:
+    for name in ("one", "other"):
+        shutil.copytree(members[0], tmp_path / name)
+        other_value_behind_a_reference(tmp_path / name)
+    with pytest.raises(UserError, match="differ in preprocessing of"):
+        Segmenter([tmp_path / "one", tmp_path / "other"], device="cpu")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 
 import nibabel as nib
@@ -11,6 +12,7 @@ import pytest
 from helpers.dicom_series import SECRET, slice_at, write_series
 from helpers.segment_bundle import blocks, labels_of, make_rounding_bundle, reasons, segment
 from perforated_monai.errors import UserError
+from perforated_monai.inference.dicom.scattered import scattered
 from perforated_monai.inference.segment import Segmenter
 from perforated_monai.inference.segment.page import write_page
 
@@ -179,3 +181,12 @@ def test_series_read_in_several_threads_leave_the_warnings_as_they_were(tmp_path
     for k in range(6):
         expected = np.round(np.round(blocks((12, 11, 8), seed=k), 1))
         assert np.array_equal(labels_of(tmp_path / "out" / f"{k}_seg.nii.gz"), expected)
+
+
+def test_without_pydicom_no_series_is_looked_for_in_parts(tmp_path, monkeypatch):
+    """To look for series in parts needs pydicom, and must not end the run without it."""
+    for name in ("a", "b"):
+        write_series(tmp_path / "in" / name, blocks((11, 10, 8)))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    assert scattered({n: sorted((tmp_path / "in" / n).iterdir()) for n in ("a", "b")}) == {}

@@ -101,31 +101,26 @@ def test_a_postfix_of_the_bundle_cannot_lead_out_of_the_output(bundle, tmp_path)
             Segmenter(copy)
 
 
-def test_a_link_in_the_output_that_leads_elsewhere_gets_no_mask(segmenter, tmp_path):
-    save(tmp_path / "in" / "p1" / "a.nii", blocks())
-    save(tmp_path / "in" / "p2" / "a.nii", blocks())
-    (tmp_path / "elsewhere").mkdir()
+@pytest.mark.parametrize(("place", "others", "code"), [("elsewhere", ["p2"], 3), ("out2", [], 1)])
+def test_a_link_in_the_output_that_leads_elsewhere_gets_no_mask(
+    place, others, code, segmenter, tmp_path
+):
+    """Also where the other folder's name begins as that of the output."""
+    for name in ("p1", *others):
+        save(tmp_path / "in" / name / "a.nii", blocks())
+    (tmp_path / place).mkdir()
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "p1").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "out" / "p1").symlink_to(tmp_path / place)
     summary = segment(tmp_path / "in", tmp_path / "out", segmenter)
-    assert summary.exit_code == 3 and "a link to another place" in reasons(summary)["p1/a.nii"]
-    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert summary.exit_code == code
+    assert "a link to another place" in reasons(summary)["p1/a.nii"]
+    assert list((tmp_path / place).iterdir()) == []
 
 
 def test_a_zip_is_no_bundle(bundle, tmp_path):
     packed = shutil.make_archive(str(tmp_path / "b"), "zip", bundle)
     with pytest.raises(UserError, match="Unpack it"):
         Segmenter(packed)
-
-
-def test_a_link_to_a_folder_whose_name_begins_alike_gets_no_mask(segmenter, tmp_path):
-    save(tmp_path / "in" / "p1" / "a.nii", blocks())
-    (tmp_path / "out2").mkdir()
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "p1").symlink_to(tmp_path / "out2")
-    summary = segment(tmp_path / "in", tmp_path / "out", segmenter)
-    assert summary.exit_code == 1 and "a link to another place" in reasons(summary)["p1/a.nii"]
-    assert list((tmp_path / "out2").iterdir()) == []
 
 
 def with_steps(bundle: Path, folder: Path, **saving: str) -> Path:

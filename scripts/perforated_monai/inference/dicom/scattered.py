@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -18,8 +19,8 @@ def scattered(folders: Mapping[str, Sequence[Path]]) -> dict[str, str]:
     Args:
         folders: name of a case -> its files.
     """
-    if len(folders) < 2:
-        return {}
+    if len(folders) < 2 or importlib.util.find_spec("pydicom") is None:
+        return {}  # without pydicom no series is read, and each case says what to install
     by_series: dict[str, list[str]] = {}
     for name, files in folders.items():
         for series in _values(files[:1], _SERIES):

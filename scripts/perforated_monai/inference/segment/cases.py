@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 
 from ...errors import UserError
+from ..dicom.scattered import scattered
 from .case_list import LISTS, listed_cases
 from .earlier import Masks, is_output
 from .found import Case as Case
@@ -87,10 +88,6 @@ def _refuse_mask(case: Case, masks: Masks) -> Case:
 def _refuse_scattered(cases: list[Case], anonymous: bool) -> list[Case]:
     """Folders that hold a part of a series each are refused: a part gives half a mask."""
     folders = {case.target: case.files for case in cases if case.dicom and not case.problem}
-    if len(folders) < 2:
-        return cases
-    from ..dicom.scattered import scattered
-
     others = scattered(folders)
     checked = []
     for case in cases:

@@ -79,11 +79,10 @@ def set_aside(output: Path, relative: Iterable[str]) -> dict[Path, Path]:
         output: folder of the masks.
         relative: paths below it; what is not there is passed over.
     """
-    root, moved = os.path.realpath(output), {}
+    root, moved = Path(os.path.realpath(output)), {}
     for name in relative:
         path = output / name
-        here = os.path.realpath(path.parent)
-        inside = here == root or here.startswith(root + os.sep)
+        inside = Path(os.path.realpath(path.parent)).is_relative_to(root)
         if inside and os.path.lexists(path) and not (path.is_dir() and not path.is_symlink()):
             moved[path] = path.replace(_free(path))
     return moved

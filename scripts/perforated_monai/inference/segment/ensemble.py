@@ -48,16 +48,16 @@ class MeanOfNetworks(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, *space) -> (B, K, *space)`` float32 logits."""
-        total = torch.zeros(())
-        smallest = torch.finfo(torch.float32).tiny  # the logarithm of 0 is no logit
-        for network in self.networks:
-            logits = network(x).float()
-            one = torch.softmax(logits, 1) if self.exclusive else torch.sigmoid(logits)
-            total = one if total.ndim == 0 else total + one
-        mean = (total / len(self.networks)).clamp(smallest, 1)
+        probabilities = (self._probabilities(network(x).float()) for network in self.networks)
+        total = functools.reduce(torch.add, probabilities)
+        single = torch.finfo(torch.float32)
+        mean = (total / len(self.networks)).clamp(single.tiny, 1)  # the logarithm of 0 is no logit
         if self.exclusive:
             return torch.log(mean)
-        return torch.log(mean) - torch.log((1 - mean).clamp_min(torch.finfo(torch.float32).eps))
+        return torch.log(mean) - torch.log((1 - mean).clamp_min(single.eps))
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        return torch.softmax(logits, 1) if self.exclusive else torch.sigmoid(logits)
 
 
 @dataclass

@@ -36,14 +36,11 @@ def restore(predicted: Predicted, pipeline: Pipeline, outputs: int) -> Segmentat
         steps = pipeline.discretise.transforms if pipeline.discretise else ()
         after = Compose([*steps, *pipeline.after.transforms])
     labels = _on_grid(after({**prepared.data, PRED: pred})[PRED], prepared)
-    _refuse_no_labels(labels)
-    dtype = label_dtype(max(outputs - 1, int(labels.max(initial=0))))
+    mask = _as_labels(labels, outputs)
     probabilities = None
     if predicted.probabilities is not None:
         probabilities = _inverted(predicted.probabilities, prepared, pipeline)
-    return Segmentation(
-        _channels_last(labels.astype(dtype)), predicted.confidence, probabilities, prepared.notes
-    )
+    return Segmentation(_channels_last(mask), predicted.confidence, probabilities, prepared.notes)
 
 
 def forget_voxels(data: dict[str, Any]) -> None:
@@ -81,16 +78,20 @@ def _on_grid(tensor: Tensor, prepared: Prepared) -> np.ndarray:
     return torch.as_tensor(tensor).cpu().numpy()
 
 
-def _refuse_no_labels(values: np.ndarray) -> None:
-    """Logits or probabilities, cut to whole numbers, would look like a mask and be none."""
-    whole = values.dtype.kind in "bu" or bool((values >= 0).all() and (values % 1 == 0).all())
-    if not whole:
-        wrong = values[~((values >= 0) & (values % 1 == 0))]
-        msg = (
-            "the bundle's postprocessing must end in labels, whole numbers from 0 on; it "
-            f"gives {float(wrong[0]):.4g} in a voxel. Add AsDiscreted behind Invertd."
-        )
-        raise UserError(msg)
+def _as_labels(values: np.ndarray, outputs: int) -> np.ndarray:
+    """As whole numbers. Logits or probabilities cut to them would look like a mask and be none."""
+    largest = values.max(initial=0)
+    if np.isfinite(largest):
+        with np.errstate(invalid="ignore"):  # what does not fit is found right below
+            mask = values.astype(label_dtype(max(outputs - 1, int(largest))))
+        if np.array_equal(mask, values):
+            return mask
+    wrong = values[~((values >= 0) & (values % 1 == 0))]
+    msg = (
+        "the bundle's postprocessing must end in labels, whole numbers from 0 on; it "
+        f"gives {float(wrong[0]):.4g} in a voxel. Add AsDiscreted behind Invertd."
+    )
+    raise UserError(msg)
 
 
 def _channels_last(labels: np.ndarray) -> np.ndarray:

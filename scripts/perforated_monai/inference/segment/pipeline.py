@@ -24,6 +24,7 @@ from ...data.reading import read, reason_of
 from ...errors import UserError
 from ...files import hash_of, sha256
 from ...networks.agreement import exclusive_labels
+from ...networks.makers import OWN
 from ...networks.weights import load_weights
 from .bundle_code import bundle_code
 from .limits import as_text, free_memory
@@ -126,17 +127,20 @@ class InferenceBundle:
         return [self.ranges]
 
     def settings_of(self, key: str) -> Any:
-        """What the inference config says under a key, with the text of what it refers to.
+        """What the inference config says under a key, and under all keys that this refers to.
 
         Folders are left out: they differ from bundle to bundle and decide nothing.
         """
-        text = json.dumps(self._config[key], sort_keys=True)
-        names = sorted({n for n in self._config if re.search(rf"@{re.escape(n)}\b", text)})
-        return text, [(n, self._config[n]) for n in names if n not in ("bundle_root", "device")]
+        names = [key]
+        for name in names:  # it grows on the way
+            text = json.dumps(self._config[name])
+            found = (n for n in self._config if re.search(rf"@{re.escape(n)}\b", text))
+            names += [n for n in found if n not in (*names, "bundle_root", "device")]
+        return {name: self._config[name] for name in names}
 
     def own_code(self) -> list[str]:
         """Hashes of its own Python files."""
-        return [hash_of(file) for file in sorted((self.folder / "scripts").rglob("*.py"))]
+        return [hash_of(file) for file in sorted((self.folder / OWN).rglob("*.py"))]
 
     @property
     def weights(self) -> Path:

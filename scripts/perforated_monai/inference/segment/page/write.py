@@ -21,6 +21,7 @@ from tqdm import tqdm
 from ....errors import UserError
 from ....files import refuse_foreign, sha256, write_text
 from ..cases import Case, find_cases
+from ..found import stem
 from ..planes import COLOURS
 from ..read import hash_files, read_nifti
 from .histogram import make_histogram
@@ -188,7 +189,7 @@ def _rendered(
         structures=structures,
         histograms=histograms,
         drawings=drawings,
-        short=len({_stem(case.name) for case in results.cases}) == len(results.cases),
+        short=len({stem(case.name) for case in results.cases}) == len(results.cases),
         known=any(results.training),
         visible={name for name, (text, _) in drawings.items() if text},
         undrawn=[(name, why) for name, (_, why) in drawings.items() if why],
@@ -247,13 +248,9 @@ def _json(value: Any) -> Markup:
 
 def _ending(name: str) -> Markup:
     """A file's name with its ending set apart, which is alike in nearly all rows."""
-    stem = _stem(name)
-    ending = Markup('<span class="ending">{}</span>').format(name[len(stem) :])
-    return escape(stem) + (ending if name != stem else "")
-
-
-def _stem(name: str) -> str:
-    return re.sub(r"(?<=.)\.nii(\.gz)?$", "", name)
+    start = stem(name)
+    ending = Markup('<span class="ending">{}</span>').format(name[len(start) :])
+    return escape(start) + (ending if name != start else "")
 
 
 def _signed(z: float) -> str:
