@@ -1,4 +1,4 @@
-"""The command ``report``: pages of a study, and of a folder of masks."""
+"""The command ``report``: pages of a study, of a training run, and of a folder of masks."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def report(
     reviewed: str = "",
     series: str = "",
 ) -> int:
-    """Write the report of a study, or the page of a folder of masks that segment made.
+    """Write the report of a study, the page of a training run, or that of masks from segment.
 
     Args:
-        target: study file, or output folder of segment.
+        target: study file, output folder of a training (report.md, with dice.png), or of segment.
         results: folder of the study's results; by default results/<study> beside the study file.
         work: folder of the study's checkpoints; by default work in the results folder.
         images: of a study: show the worst cases on slices of the images, which lie in the work
@@ -45,9 +45,27 @@ def report(
     if (folder / "study.json").is_file():
         msg = f"{folder} holds the results of a study: give report the study's file."
         raise UserError(msg)
+    if (folder / "history.jsonl").is_file():
+        return _run_page(folder, of_masks)
     from ..inference.segment.page import write_page
 
     page = Path(str(out)) if out else folder / "report.html"
     write_page(folder, page, str(scans), str(reviewed), str(series))
     print(page)
+    return 0
+
+
+def _run_page(folder: Path, flags: dict[str, str]) -> int:
+    from ..errors import UsageError
+    from ..files import atomic
+    from ..training.life_page import NAME, life_page
+    from ..training.run_folder import RunFolder
+
+    if wrong := [flag for flag, value in flags.items() if value]:
+        msg = f"report takes --{wrong[0]} with a folder of masks only; {folder} is a training run."
+        raise UsageError(msg)
+    text = life_page(RunFolder(folder))
+    with atomic(folder / NAME) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(folder / NAME)
     return 0
