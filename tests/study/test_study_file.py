@@ -110,6 +110,22 @@ BAD = {
     "itself": ({"compare": [["base", "base"]]}, "pairs .*got"),
     "no pairs": ({"compare": "base"}, "pairs .*got None"),
     "no mapping": ({"settings": [1]}, "settings must be a mapping"),
+    "other network": ({"per_network": {"full": {}}}, "'full' is none of the known networks"),
+    "network's key": ({"per_network": {"width4": {"arm": []}}}, "'arm' is none of the known keys"),
+    "network's arm": ({"per_network": {"width4": {"arms": ["wide"]}}}, "'wide' is none of the"),
+    "network's setting": (
+        {"per_network": {"width4": {"settings": {"epoch": 1}}}},
+        "epoch is no key.*epochs",
+    ),
+    "across": ({"across": [{"arm": "width4/base"}]}, "across has entries"),
+    "across none": (
+        {"across": [{"arm": "width4/base", "against": "full/base"}]},
+        "'full/base' is none of the known networks and arms",
+    ),
+    "within": (
+        {"across": [{"arm": "width4/dendrites", "against": "width4/base", "within": 12}]},
+        "within is a Dice from 0 to below 1; got 12",
+    ),
 }
 
 

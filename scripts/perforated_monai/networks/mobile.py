@@ -29,7 +29,8 @@ class MobileUNet(nn.Module):
         channels: of each level, at least two.
         strides: of each level but the last; a number, or one an axis.
         expansion: how many times wider a block is inside than at its output.
-        reduction: how many times narrower squeeze-and-excitation is than the block inside.
+        reduction: how many times narrower squeeze-and-excitation is than the block inside; 0
+            leaves it out.
         blocks: inverted residuals of each level.
 
     Shapes: ``(B, in_channels, *space) -> (B, out_channels, *space)``; sizes of space are multiples
@@ -53,8 +54,9 @@ class MobileUNet(nn.Module):
         super().__init__()
         rows = check_levels("MobileUNet", spatial_dims, channels, strides)
         numbers = {"in_channels": in_channels, "out_channels": out_channels, "blocks": blocks}
-        for argument, value in (numbers | {"expansion": expansion, "reduction": reduction}).items():
+        for argument, value in (numbers | {"expansion": expansion}).items():
             whole_number("MobileUNet", argument, value, 1)
+        whole_number("MobileUNet", "reduction", reduction, 0)
         self.multiples = downsampling(rows)
         last = len(channels) - 1
 
@@ -116,7 +118,7 @@ class InvertedResidual(nn.Module):
         inputs, outputs: channels.
         stride: of each axis.
         expansion: channels inside, as a multiple of ``outputs``.
-        reduction: of squeeze-and-excitation.
+        reduction: of squeeze-and-excitation; 0: none.
     """
 
     def __init__(
@@ -136,8 +138,10 @@ class InvertedResidual(nn.Module):
             spatial_dims, wide, wide, kernel_size=3, strides=stride, groups=wide
         )
         self.depthwise.conv = DepthwiseConv3d.of(self.depthwise.get_submodule("conv"))
-        self.squeeze = ChannelSELayer(spatial_dims, wide, r=min(reduction, wide))
-        self.squeeze.fc[-1] = nn.Hardsigmoid()
+        self.squeeze: nn.Module = nn.Identity()
+        if reduction:
+            self.squeeze = ChannelSELayer(spatial_dims, wide, r=min(reduction, wide))
+            self.squeeze.fc[-1] = nn.Hardsigmoid()
         self.project = _convolution(spatial_dims, wide, outputs, kernel_size=1)
         self.act = nn.Hardswish()
 

@@ -62,7 +62,7 @@ class Comparisons:
         self.cells = {
             (network, arm): self._cell(network, arm)
             for network in study.networks
-            for arm in study.arms
+            for arm in study.arms_of(network)
         }
 
     @property
@@ -76,6 +76,10 @@ class Comparisons:
         arms = self.study.arms
         usual = [(a, c) for a in GROWING for c in CONTROLS if a in arms and c in arms]
         return [*usual, *((arm, control) for arm, control in self.study.compare)]
+
+    def pairs_of(self, network: str) -> list[tuple[str, str]]:
+        """The pairs whose arms a network has."""
+        return [pair for pair in self.pairs if all((network, arm) in self.cells for arm in pair)]
 
     def classes(self, metric: str) -> list[str]:
         """Classes in the tables of a metric."""
@@ -97,10 +101,13 @@ class Comparisons:
         return table
 
     def difference(
-        self, network: str, arm: str, control: str, metric: str
+        self, network: str, arm: str, control: str, metric: str, other: str = ""
     ) -> tuple[np.ndarray, list[int], list[str]]:
-        """``arm`` minus ``control``, ``(seeds, cases)``, with its seeds and cases."""
-        a, b = (self.table(network, x, metric) for x in (arm, control))
+        """``arm`` minus ``control``, ``(seeds, cases)``, with its seeds and cases.
+
+        ``control`` may be of another network.
+        """
+        a, b = self.table(network, arm, metric), self.table(other or network, control, metric)
         seeds = sorted(a.keys() & b.keys())
         if not seeds:
             return np.zeros((0, 0)), [], []
@@ -111,7 +118,7 @@ class Comparisons:
     def judged(self, network: str, metric: str) -> dict[tuple[str, str], Comparison]:
         """The verdict of every pair; one family for Holm."""
         tables = {}
-        for arm, control in self.pairs:
+        for arm, control in self.pairs_of(network):
             table, seeds, _ = self.difference(network, arm, control, metric)
             if seeds:
                 tables[arm, control] = table

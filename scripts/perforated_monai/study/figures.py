@@ -60,7 +60,8 @@ def score_against_cost(data: Comparisons, networks: Sequence[str], metric: str) 
         for arm in data.study.arms:
             color, marker, style = _style(data, arm)
             means = []
-            for cell in (data.cells[n, arm] for n in networks if data.cells[n, arm].measured):
+            cells = [data.cells[n, arm] for n in networks if (n, arm) in data.cells]
+            for cell in (c for c in cells if c.measured):
                 x = cell.numbers(key)
                 y = [_score(data, m, metric) for m in cell.measured.values()]
                 axes.plot(x, y, marker, color=color, markersize=4, alpha=0.45, markeredgewidth=0)
@@ -91,7 +92,7 @@ def score_per_epoch(data: Comparisons, network: str) -> Figure:
     """Validation Dice per epoch: the mean over seeds and each seed, growth as vertical lines."""
     figure = _figure(9, 4.2)
     axes = figure.add_subplot()
-    for arm in data.study.arms:
+    for arm in data.study.arms_of(network):
         cell, (color, _, style) = data.cells[network, arm], _style(data, arm)
         curves = [_curve(events) for events in cell.history.values()]
         if not curves:

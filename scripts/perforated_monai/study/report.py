@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from ..files import refuse_foreign, write_bytes, write_text
 from . import figures
+from .across import HEADER as ACROSS_HEADER
 from .report_record import COST, DIFFERENCES, EPOCHS, METHOD, WORST, Picture, Report, make_report
 from .report_tables import DIFFERENCE_HEADER
 from .study_file import Study
@@ -60,6 +61,7 @@ def _render(template: str, report: Report, study: Study) -> str:
         study=study.file.name,
         names=figures.NAMES,
         difference_header=DIFFERENCE_HEADER,
+        across_header=ACROSS_HEADER,
         method=METHOD,
     )
 

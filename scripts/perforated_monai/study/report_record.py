@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from matplotlib.figure import Figure
 
 from . import figures, sweep_report
+from .across import across
 from .arms import arm_text, variant_text
 from .comparisons import Comparisons
 from .report_tables import NONE, arm_row, difference_row, header, points
@@ -95,6 +96,7 @@ class Report:
     Attributes:
         blocks: one a network.
         header: of the tables of arms.
+        across: rows of the comparisons across networks, under ``across.HEADER``.
         ladder: all networks in one figure, where several have results.
         sweep: header and rows of the trials of a sweep.
         sweep_pictures: of the search.
@@ -107,6 +109,7 @@ class Report:
     note: str
     blocks: list[Block]
     header: list[str]
+    across: list[list[str]]
     ladder: Picture | None
     sweep: tuple[list[str], list[list[str]]]
     sweep_pictures: list[Picture]
@@ -143,6 +146,7 @@ def make_report(study: Study, places: Places, images: bool = False) -> Report:
         note=study.note,
         blocks=blocks,
         header=header(data),
+        across=[found.row() for found in across(data)],
         ladder=_ladder(data),
         sweep=sweep_report.trials(study, results) if study.sweep else ([], []),
         sweep_pictures=[
@@ -162,7 +166,7 @@ def _what(study: Study, arm: str) -> str:
 
 
 def _has_results(data: Comparisons, network: str) -> bool:
-    return any(data.cells[network, arm].measured for arm in data.study.arms)
+    return any(data.cells[network, arm].measured for arm in data.study.arms_of(network))
 
 
 # -- one network -----------------------------------------------------------------------------
@@ -172,12 +176,13 @@ def _block(data: Comparisons, network: str, images: bool) -> Block:
     study, block = data.study, Block(network)
     verdict_metric = study.metrics[0]
     judged = data.judged(network, verdict_metric)
-    for arm in dict.fromkeys(a for a, _ in data.pairs):
-        controls = [c for a, c in data.pairs if a == arm]
+    pairs = data.pairs_of(network)
+    for arm in dict.fromkeys(a for a, _ in pairs):
+        controls = [c for a, c in pairs if a == arm]
         block.verdicts.append(
             [_verdict(arm, c, judged.get((arm, c)), verdict_metric) for c in controls]
         )
-    block.arms = [arm_row(data, data.cells[network, arm]) for arm in study.arms]
+    block.arms = [arm_row(data, data.cells[network, arm]) for arm in study.arms_of(network)]
     for metric in study.metrics:
         rows = data.judged(network, metric)
         block.differences[metric] = [
@@ -205,7 +210,7 @@ def _verdict(arm: str, control: str, comparison: Comparison | None, metric: str)
 
 
 def _notes(data: Comparisons, network: str) -> Iterable[str]:
-    for arm in data.study.arms:
+    for arm in data.study.arms_of(network):
         cell = data.cells[network, arm]
         seeds = ", ".join(str(t.seed) for t in cell.same)
         if seeds:
@@ -236,7 +241,8 @@ def _pictures(
     for arm, control in list(judged)[:1]:
         figure = figures.paired_cases(data, network, arm, control, metric)
         yield Picture(CASES, f"Every test case: {arm} − {control}", figure)
-    for arm in [*data.growing, *(a for a in ("base",) if a in data.study.arms)]:
+    arms = data.study.arms_of(network)
+    for arm in (a for a in [*data.growing, "base"] if a in arms):
         worst = figures.worst_cases(data, network, arm, images)
         if worst is not None:
             title = f"The three worst test cases of {arm}, seed {data.study.seeds[0]}"

@@ -39,6 +39,7 @@ def trials_of(study: Study) -> list[Trial]:
         for network in study.networks
         for seed in study.seeds
         for arm in arms
+        if arm in study.arms_of(network)
     ]
 
 

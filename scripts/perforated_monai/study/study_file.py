@@ -28,7 +28,7 @@ FORMAT = 1
 METRICS = ("dice", "hd95", "nsd")
 
 # What may grow later without making other results of what is there.
-_GROWS = ("title", "note", "arms", "seeds", "folds", "networks", "sweep", "compare")
+_GROWS = ("title", "note", "arms", "seeds", "folds", "networks", "sweep", "compare", "across")
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,10 @@ class Study:
         variants: growing arms of the study's own: name -> settings of ``DendriteConfig`` on top of
             ``growth``; listed in ``arms`` by their names.
         compare: pairs ``[arm, control]`` that the report compares beside the usual ones.
+        per_network: network -> ``arms``, the only ones that it has, and ``settings`` on top of the
+            study's.
+        across: comparisons across networks, ``{arm: network/arm, against: network/arm, within:
+            how much lower the Dice may be}``.
         sweep: number of trials and space of a search, see ``sweep_space.py``.
         title, note: for the report.
     """
@@ -69,6 +73,8 @@ class Study:
     growth: dict[str, Any] = field(default_factory=dict)
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
     compare: list[list[str]] = field(default_factory=list)
+    per_network: dict[str, dict[str, Any]] = field(default_factory=dict)
+    across: list[dict[str, Any]] = field(default_factory=list)
     sweep: dict[str, Any] = field(default_factory=dict)
     title: str = ""
     note: str = ""
@@ -85,11 +91,20 @@ class Study:
     def epochs(self) -> int:
         return self.budget["epochs"]
 
+    def arms_of(self, network: str) -> list[str]:
+        """The arms that a network has, in the study's order."""
+        own = self.per_network.get(network, {}).get("arms", self.arms)
+        return [arm for arm in self.arms if arm in own]
+
+    def settings_of(self, network: str) -> dict[str, Any]:
+        """What a network has otherwise than the study's settings."""
+        return dict(self.per_network.get(network, {}).get("settings", {}))
+
     @cached_property
     def protocol(self) -> str:
         """Hash of everything that makes a trial what it is; seeds, folds and arms may be added."""
         content = dataclasses.asdict(self)
-        for name in ("variants", "plain_settings"):
+        for name in ("variants", "plain_settings", "per_network"):
             if not content[name]:  # studies without them keep the hash of their results
                 del content[name]
         kept = {k: v for k, v in content.items() if k not in (*_GROWS, "file")}
@@ -147,6 +162,7 @@ def _check(study: Study) -> None:
     _check_variants(study)
     _names(path, "arms", study.arms, [*ARMS, *study.variants])
     _check_pairs(study)
+    _check_networks(study)
     _names(path, "metrics", study.metrics, METRICS)
     if study.metrics[0] != "dice":
         first = study.metrics[0]
@@ -212,11 +228,37 @@ def _check_pairs(study: Study) -> None:
             raise UserError(msg)
 
 
+def _check_networks(study: Study) -> None:
+    path = study.file
+    if not isinstance(study.per_network, dict) or not isinstance(study.across, list):
+        msg = f"{path}: per_network must be a mapping and across a list. Correct them."
+        raise UserError(msg)
+    _known(path, "networks", study.per_network, study.networks)
+    for network, own in study.per_network.items():
+        if not isinstance(own, dict) or not isinstance(own.get("settings", {}), dict):
+            msg = f"{path}: per_network: {network} must map arms and settings; got {own!r}."
+            raise UserError(msg)
+        _known(path, "keys", own, ["arms", "settings"])
+        _names(path, "arms", own.get("arms", study.arms), study.arms)
+    cells = [f"{n}/{arm}" for n in study.networks for arm in study.arms_of(n)]
+    for entry in study.across:
+        keys = {"arm", "against"}
+        if not isinstance(entry, dict) or not keys <= entry.keys() <= keys | {"within"}:
+            msg = f"{path}: across has entries {{arm, against, within}}; got {entry!r}."
+            raise UserError(msg)
+        _known(path, "networks and arms", [entry["arm"], entry["against"]], cells)
+        within = entry.get("within", 0.0)
+        if type(within) not in (int, float) or not 0 <= within < 1:
+            msg = f"{path}: across: within is a Dice from 0 to below 1; got {within!r}."
+            raise UserError(msg)
+
+
 def _check_settings(study: Study, root: Path) -> None:
     owned = ("seed", "fold", "test_fold", "epochs", "output_dir", "dataset_dir", "bundle_root")
     files = [str(root / "configs" / "train.json")]
     config = dict(ConfigParser(load_configs(files)).get())
-    for key in [*study.settings, *study.plain_settings]:
+    own = [key for network in study.networks for key in study.settings_of(network)]
+    for key in [*study.settings, *study.plain_settings, *own]:
         name = str(key).replace("#", "::")
         if name in owned:
             msg = f"{study.file}: settings cannot hold {key}: the study sets it. Take it out."

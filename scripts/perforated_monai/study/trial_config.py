@@ -55,6 +55,7 @@ def overlay(
         choice: what a sweep has chosen for this trial, instead of an arm.
     """
     settings = {**study.settings, **network_settings(trial.network)}
+    settings |= study.settings_of(trial.network)
     if trial.arm in PLAIN:
         settings |= study.plain_settings
     if choice is not None:

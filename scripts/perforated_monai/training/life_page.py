@@ -33,7 +33,10 @@ def life_page(folder: RunFolder) -> str:
     name = scored[-1].get("metric") or "Dice"
     lines = ["# One run", "", _first_words(config, epochs, end, name), ""]
     if folder.dice_picture.is_file():
-        lines += [f"![{name} by epoch, a line where dendrites were added]({folder.dice_picture.name})", ""]
+        lines += [
+            f"![{name} by epoch, a line where dendrites were added]({folder.dice_picture.name})",
+            "",
+        ]
     lines += ["## What happened", "", f"| epoch | event | {name} |", "|---|---|---|"]
     lines += [f"| {epoch} | {text} | {score} |" for epoch, text, score in _rows(events)]
     settings = config.get("dendrites")
