@@ -114,3 +114,12 @@ def test_a_definition_of_ours_is_built_by_the_check_and_allowed_by_verify() -> N
 def test_small_arguments_work() -> None:
     network = MobileUNet(2, 1, 1, [1, 1], [1], expansion=1, reduction=64)
     assert network(torch.randn(2, 1, 5, 7)).shape == (2, 1, 5, 7)
+
+
+def test_without_squeeze_and_excitation(volume) -> None:
+    network = made(reduction=0, blocks=2)
+    names = [n for n, _ in network.named_parameters()]
+    assert names and not any("squeeze" in n for n in names)
+    assert torch.jit.script(network)(volume()).shape == (2, 3, 16, 16, 16)
+    with pytest.raises(UserError, match="reduction must be a whole number >= 0; got -1"):
+        made(reduction=-1)

@@ -47,7 +47,7 @@ def test_a_network_has_its_own_arms_and_settings(study: Study, places: Places) -
 def test_what_is_allowed_is_met_on_the_mean_or_shown(study: Study, places: Places) -> None:
     data = Comparisons(study, StudyResults(places))
     found = {x.arm: x for x in across(data)}
-    near = found["small/base"]
+    near = found["small/dendrites"]
     assert near.comparison is not None
     assert near.comparison.reported.mean == pytest.approx(-0.001, abs=0.0005)
     assert near.costs[0] == pytest.approx(-0.6) and near.costs[3] == pytest.approx(-0.4)
