@@ -29,8 +29,8 @@ def overlay(
 
     Args:
         bundle: folder of the bundle.
-        kind: of the dendrites: copy (the library's own), depthwise, pointwise, grouped, low_rank,
-            distal or apical; by default what suits the network's shape.
+        kind: of the dendrites: distal, apical or copy (the library's own); by default what suits
+            the network's shape.
         layers: shell patterns over module names that grow, with commas; without a kind, by copies.
         layer_types: class names of layers that grow, likewise; by default all convolutions.
         freeze_base: only the dendrites train.

@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import UserError
 from .formula import ACTIVATIONS
 from .kind import Kind
-from .kinds import KINDS, SETTINGS, owners
+from .kinds import KINDS, OFFERED, SETTINGS, owners
 from .kinds.sited import SitedKind
 
 INITIALISATIONS = ("normal", "layer")
@@ -50,11 +50,12 @@ class DendriteConfig(_OfKinds):
         improvement_threshold_raw: absolute gain (Dice, 0 to 1) that is needed as well.
         max_dendrites: dendrite sets at the most; a set is one dendrite beside each grown layer.
         tries: sets tried at one step before growth ends (``max_dendrite_tries``).
-        kind: what a dendrite is, one of ``kinds.KINDS``: a ``copy`` of its layer, or cheaper. A
-            layer that has no dendrite of the kind stays as it is, with a warning; a layer named in
-            full is refused. The settings of the kinds (``groups``, ``rank``, …) are settings here
-            as well; each belongs to its kind. A kind that is given stands in for ``sets``, which
-            is then empty; None is ``copy`` where there are no sets.
+        kind: what a dendrite is, one of ``kinds.KINDS``: ``distal``, ``apical``, a ``copy`` of its
+            layer, or one of ``kinds.OLDER``, which no study shows to pay. A layer that has no
+            dendrite of the kind stays as it is, with a warning; a layer named in full is refused.
+            The settings of the kinds (``hidden``, ``kernel``, …) are settings here as well; each
+            belongs to its kind. A kind that is given stands in for ``sets``, which is then empty;
+            None is ``copy`` where there are no sets.
         sets: what one set is made of, when it mixes kinds: a list such as ``[{kind: distal}, {kind:
             apical, hidden: 4}]``. A part has its kind, that kind's settings, and ``layers`` (shell
             patterns over module names), ``layer_types`` and ``exclude`` of its own; no two parts
@@ -92,7 +93,7 @@ class DendriteConfig(_OfKinds):
     improvement_threshold: list[float] = knob([0.001, 0.0001, 0.0], "relative gain, by sets there")
     improvement_threshold_raw: float = knob(1e-5, "and this much of the score (0 to 1)")
     sets: list[dict[str, Any]] = knob([], "what one set is made of, each part with its kind")
-    kind: str | None = knob(None, f"instead of sets, one kind: {', '.join(KINDS)}")
+    kind: str | None = knob(None, f"instead of sets, one kind: {', '.join(OFFERED)}")
     activation: str = knob("sigmoid", f"f: kind, what suits it; or {', '.join(ACTIVATIONS)}")
     initialisation: str = knob("normal", "the layer's own; or normal, N(0, scale²)")
     scale: float = knob(0.01, "with normal use 0.01")
@@ -240,10 +241,11 @@ class DendriteConfig(_OfKinds):
 
     @classmethod
     def knobs(cls) -> list[dataclasses.Field[Any]]:
-        """Every setting in the order of an overlay: those of the kinds stand behind ``kind``."""
+        """What an overlay shows, in its order: settings of offered kinds stand behind ``kind``."""
         own = [f for f in dataclasses.fields(cls) if f.name not in SETTINGS]
         behind = [f.name for f in own].index("kind") + 1
-        return [*own[:behind], *SETTINGS.values(), *own[behind:]]
+        offered = {s.name for name in OFFERED for s in KINDS[name].settings()}
+        return [*own[:behind], *(s for n, s in SETTINGS.items() if n in offered), *own[behind:]]
 
     @property
     def dendrite(self) -> Kind:

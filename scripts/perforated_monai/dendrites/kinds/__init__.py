@@ -19,6 +19,10 @@ from .pointwise import Pointwise
 KINDS: dict[str, type[Kind]] = {
     kind.name: kind for kind in (Copy, Depthwise, Pointwise, Grouped, LowRank, Distal, Apical)
 }
+# Kinds that no study shows to pay (studies/older_kinds.yaml). Configs and overlays do not offer
+# them; networks and studies that have them work as before.
+OLDER = ("depthwise", "pointwise", "grouped", "low_rank")
+OFFERED = [name for name in KINDS if name not in OLDER]
 SETTINGS = {s.name: s for kind in KINDS.values() for s in kind.settings()}
 # What an entry of a spec holds beside count, kind and activation.
 ENTRY = {f.name: f for kind in KINDS.values() for f in fields(kind)}
