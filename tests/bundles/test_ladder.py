@@ -25,6 +25,7 @@ from helpers.harness import (
 from helpers.ranks import on_ranks
 from perforated_monai import UserError, build_network, load_weights
 from perforated_monai.export.into_bundle import export_run
+from perforated_monai.growth.folded import without_masks
 from perforated_monai.inference.segment import Options, Segmenter, segment_folder
 from perforated_monai.networks.fold import folded_line
 from perforated_monai.networks.surgery import count_parameters
@@ -117,6 +118,33 @@ def test_it_grows_and_the_dendrites_are_exported(
     best = torch.load(tmp_path / "run/checkpoints/best.pt", weights_only=True)
     assert bool(record["dendrites"]) == (best["growth"]["sets"] > 0)
     assert record["label_agreement"] == 1
+
+
+def test_the_shipped_kinds_grow_on_the_sparse_network_and_it_is_folded(
+    few_phantoms: Path, bundle: Path, tmp_path: Path
+) -> None:
+    """Distal and apical dendrites: the second makes a root of its own around the network."""
+    pytest.importorskip("perforatedai", reason="extra train is not installed: nothing can grow")
+    changes = {"dendrites::kind": None, "dendrites::patience": 2, "epochs": 5}
+    made = workflow("sparse", few_phantoms, tmp_path / "run", dendrites=True, **changes)
+    trainer = made.parser.get_parsed_content("train::trainer")
+    evaluator = made.parser.get_parsed_content("validate::evaluator")
+
+    def rising() -> None:  # so that the set is kept
+        evaluator.state.metrics["val_mean_dice"] = 0.1 * trainer.state.epoch
+
+    from ignite.engine import Events
+
+    evaluator.add_event_handler(Events.COMPLETED, rising)
+    made.run()
+    record = export_run(tmp_path / "run", bundle, volumes=few_phantoms)
+    kinds = sorted(entry["kind"] for entry in record["dendrites"].values())
+    assert "distal" in kinds and "apical" in kinds
+    folded = record["folded"]
+    assert sum(folded["branches"]["after"]) < sum(folded["branches"]["before"])
+    assert record["base"]["sparsity"] is None and record["label_agreement"] == 1
+    alone = without_masks(made.parser.get_parsed_content("network"))  # as a study measures it
+    assert count_parameters(alone) == record["parameters"]["total"]
 
 
 def test_cheap_dendrites_grow_beside_the_branches_but_not_in_them(

@@ -9,8 +9,9 @@ from torch import nn
 
 from perforated_monai import UserError, build_network
 from perforated_monai.dendrites.convolutions import FUSIBLE
+from perforated_monai.growth.folded import without_masks
 from perforated_monai.networks.cost import count_flops
-from perforated_monai.networks.fold import fold, without_masks
+from perforated_monai.networks.fold import fold
 from perforated_monai.networks.sparse.branched import BranchedConvolution
 from perforated_monai.networks.sparse.gates import DriveGate
 from perforated_monai.networks.sparse.hard_concrete import BranchMasks

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from ..dendrites.layer import DendriticLayer
-from ..dendrites.reduced_layer import ReducedDendriticLayer
+from ..dendrites.sited_layer import WithImage
 from ..errors import UserError
 from .build import build_network
 from .catalogue import SparseUNet
 from .cost import count_flops
 from .sparse.branched import INNER, channels_of
-from .spec import plain_spec
-from .surgery import count_parameters, dendrites_entry
+from .surgery import count_parameters
 
 Change = Callable[[Tensor], Tensor]
 
@@ -35,10 +34,11 @@ def fold(spec: Mapping[str, Any], network: nn.Module) -> tuple[dict[str, Any], n
     Raises:
         UserError: for dendrites, inside a block, that are no copies of their layer.
     """
-    if not isinstance(network, SparseUNet) or network.masks is None:
+    masked, inside = _masked(network), "network." * isinstance(network, WithImage)
+    if not isinstance(masked, SparseUNet) or masked.masks is None:
         return dict(spec), network
-    layer = network.masks
-    blocks = network.blocks()
+    layer = masked.masks
+    blocks = masked.blocks()
     for name, _ in blocks:
         _refuse_kinds(name, spec["dendrites"])
     kept = torch.tensor(layer.kept()).split(layer.counts)
@@ -48,37 +48,19 @@ def fold(spec: Mapping[str, Any], network: nn.Module) -> tuple[dict[str, Any], n
     network.train(training)
     changes: dict[str, Change] = {}
     for (name, block), keep, mask in zip(blocks, kept, masks, strict=True):
-        changes |= _of_block(name, block, keep.nonzero().flatten(), mask)
+        changes |= _of_block(inside + name, block, keep.nonzero().flatten(), mask)
     branches = [int(keep.sum()) for keep in kept]
     base = {**spec["base"], "branches": branches, "sparsity": None}
     folded_spec = {**spec, "base": base}
     state = {
         name: changes[name](tensor) if name in changes else tensor
         for name, tensor in network.state_dict().items()
-        if not name.startswith("masks.")
+        if not name.startswith(f"{inside}masks.")
     }
     folded = build_network(folded_spec)
     folded.load_state_dict(state, strict=True)
     device = next(network.parameters()).device
     return folded_spec, folded.to(device).train(training)
-
-
-def without_masks(network: nn.Module) -> nn.Module:
-    """The network that export would make of a plain one; itself where nothing is masked.
-
-    Raises:
-        UserError: as ``fold``.
-    """
-    if not isinstance(network, SparseUNet) or network.masks is None:
-        return network
-    grown = (DendriticLayer, ReducedDendriticLayer)
-    dendrites = {
-        name: dendrites_entry(layer)
-        for name, layer in network.named_modules()
-        if isinstance(layer, grown)
-    }
-    base = {"name": "SparseUNet", **network.arguments}
-    return fold({**plain_spec(base), "dendrites": dendrites}, network)[1]
 
 
 def saving(
@@ -93,16 +75,22 @@ def saving(
     saved: dict[str, Any] = {"sparsity": masked["base"]["sparsity"]}
     for when, spec in (("before", masked), ("after", folded)):
         network: Any = build_network(spec).eval()
-        for _, block in network.blocks():
+        blocks = [block for _, block in _masked(network).blocks()]
+        for block in blocks:
             block.leaves_out = False
         counts = {
-            "branches": [block.branches for _, block in network.blocks()],
+            "branches": [block.branches for block in blocks],
             "parameters": count_parameters(network),
             "flops": count_flops(network, torch.zeros(2, *shape)),
         }
         for name, value in counts.items():
             saved.setdefault(name, {})[when] = value
     return saved
+
+
+def _masked(network: nn.Module) -> Any:
+    """The network whose branches are masked: with apical dendrites it has a root around it."""
+    return network.network if isinstance(network, WithImage) else network
 
 
 def folded_line(folded: Mapping[str, Any]) -> str:

@@ -13,8 +13,8 @@ from ignite.engine import Events
 from torch import Tensor, nn
 
 from ...files import atomic, write_json
+from ...growth.folded import without_masks
 from ...networks.cost import count_flops, peak_memory, time_patches
-from ...networks.fold import without_masks
 from ...networks.surgery import count_parameters
 
 _KEPT = 3
