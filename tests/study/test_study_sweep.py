@@ -100,6 +100,14 @@ def test_a_storage_that_cannot_be_reached(url: str, write, tmp_path: Path) -> No
     assert not (tmp_path / "r").exists()
 
 
+def test_status_makes_nothing(write, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    file = write({"trials": 2, "space": SPACE})
+    before = sorted(file.parent.rglob("*"))
+    assert commands.status(str(file)) == 0
+    assert capsys.readouterr().out == "0 done, 0 pruned, 0 failed, 0 broken off, of 2\n"
+    assert sorted(file.parent.rglob("*")) == before
+
+
 def test_storage_belongs_to_a_sweep(tmp_path: Path) -> None:
     with refused("has no sweep"):
         file = BUNDLE / "studies" / "phantom.yaml"

@@ -77,7 +77,9 @@ def status(file: str, results_dir: str = "", storage: str = "") -> int:
         from ..study.sweep import summary
         from ..study.sweep_storage import open_sweep
 
-        summary(study, open_sweep(study, places, storage))
+        # Looking makes nothing: without a database the tables tell, in memory.
+        there = (places.results / "sweep.db").exists()
+        summary(study, open_sweep(study, places, storage or ("" if there else "sqlite://")))
         return 0
     results = StudyResults(places)
     counts: Counter[str] = Counter()

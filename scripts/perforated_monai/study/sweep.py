@@ -179,7 +179,9 @@ class Sweeper:
 def summary(study: Study, search: optuna.Study) -> int:
     """Print how many trials ended how, and the best."""
     by_end = counts(search)
-    print(", ".join(f"{n} {what}" for what, n in by_end.items()), f"of {study.sweep['trials']}")
+    words = {"left": "broken off"}
+    ends = ", ".join(f"{n} {words.get(what, what)}" for what, n in by_end.items())
+    print(f"{ends}, of {study.sweep['trials']}")
     if not by_end["done"]:
         return 1
     best = search.best_trial
