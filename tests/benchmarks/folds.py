@@ -6,12 +6,19 @@ Each group is a name and its run folders, one a fold; each run's best network se
 validation cases of its own fold, or of ``--fold``. Run folders joined by ``+`` are an ensemble, as
 ``segment`` with several bundles. Prints Markdown: a row a fold, the mean over all cases with its
 95 % t interval, and the mean difference of the first group to others over the cases both have.
+
+``--published NAME=FILE.csv:COLUMN`` adds somebody else's mean Dice of each case; the first column
+of the file names it. nnU-Net's out-of-fold Dice is ``argmax_foreground_mean_dice`` of
+evidence/datasets/Task004_Hippocampus/case_paired_deltas.csv in
+https://github.com/rankseg/rankseg-nnunet-benchmark; only cases that the groups have are used.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +42,7 @@ def main() -> None:
     parser.add_argument("groups", nargs="+", help="name=run,run,...")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--fold", type=int, help="of the cases; trials of studies name another")
+    parser.add_argument("--published", action="append", default=[], help="NAME=FILE.csv:COLUMN")
     arguments = parser.parse_args()
     found: dict[str, Cases] = {}
     print("| network | fold | cases | anterior | posterior | mean Dice | best epoch | sets |")
@@ -50,6 +58,11 @@ def main() -> None:
             sets = trained.best["growth"]["sets"] if trained.grown else 0
             print(f"| {name} | {fold} | {row(cases)} | {trained.best['epoch']} | {sets} |")
         print(f"| {name} | all | {row(found[name])} | | |")
+    known = set().union(*found.values())
+    for text in arguments.published:
+        name, _, place = text.partition("=")
+        file, _, column = place.rpartition(":")
+        found[name] = {c: d for c, d in published(Path(file), column).items() if c in known}
     for name, cases in found.items():
         print(f"\n{name}: mean Dice {interval([float(d.mean()) for d in cases.values()])}")
     first, *others = found
@@ -79,6 +92,18 @@ def score(members: list[Trained], data: Path, fold: int | None) -> tuple[int, Ca
             labels = one_hot(logits.argmax(1, keepdim=True), logits.shape[1])
             cases[item["case"]] = compute_dice(labels, truth, include_background=False)[0].numpy()
     return fold, cases
+
+
+def published(file: Path, column: str) -> Cases:
+    """Mean Dice of each case in a table of others."""
+    with file.open(newline="", encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle))
+    if not rows or column not in rows[0]:
+        sys.exit(
+            f"{file} has no column {column!r}; it has {', '.join(rows[0]) if rows else 'none'}."
+        )
+    case = next(iter(rows[0]))
+    return {line[case]: np.array([float(line[column])]) for line in rows}
 
 
 def row(cases: Cases) -> str:
