@@ -33,9 +33,7 @@ class RandAffineCropd(RandomizableTransform, MapTransform):
         prob: how often the crop is rotated and scaled.
         rotate_range, shear_range, translate_range, scale_range: as in ``RandAffined`` (radians;
             voxels; a scale of 1 plus the drawn value).
-        mode: interpolation of each key, ``bilinear``, ``nearest``, or ``label``: of each value of a
-            label its share of the voxel, interpolated linearly, and the value with the largest one,
-            as nnU-Net resamples segmentations.
+        mode: interpolation of each key, ``bilinear`` or ``nearest``.
         allow_missing_keys: leave out entries that are not there.
         foreground: how often the crop is centred on a voxel of the foreground, as far as the volume
             reaches; small structures are in few crops of a large volume otherwise. As in MONAI's
@@ -101,7 +99,10 @@ class RandAffineCropd(RandomizableTransform, MapTransform):
             return result
         grid = crop_grid(matrix, size, corner, self.roi_size)
         for key, mode, tensor in tensors:
-            result[key] = _resampled(tensor, grid, mode)
+            found = grid_sample(
+                tensor[None].float(), grid, mode=mode, padding_mode="border", align_corners=True
+            )
+            result[key] = found[0].to(tensor.dtype)
         return result
 
     def _around_foreground(
@@ -149,19 +150,6 @@ class RandAffineCropd(RandomizableTransform, MapTransform):
                 "Put SpatialPadd before it."
             )
             raise UserError(msg)
-
-
-def _resampled(tensor: Tensor, grid: Tensor, mode: str) -> Tensor:
-    """``(C, *space)`` at the places of a grid, in its own dtype."""
-    options: Any = {"padding_mode": "border", "align_corners": True}
-    if mode != "label":
-        return grid_sample(tensor[None].float(), grid, mode=mode, **options)[0].to(tensor.dtype)
-    values = torch.unique(tensor)
-    shares = torch.stack([(tensor == value).float() for value in values])  # (values, C, *space)
-    found = grid_sample(
-        shares, grid.expand(len(values), *grid.shape[1:]), mode="bilinear", **options
-    )
-    return values[found.argmax(0)]
 
 
 def crop_grid(
