@@ -37,7 +37,7 @@ def test_every_event_of_a_grown_run_is_told(grown_run: Path) -> None:
     grown = [e for e in events if e["event"] == "grow"]
     assert grown and page.count("**the tracker adds set") == len(grown)
     for event in grown:
-        assert f"at {event['layers']} places: {event['parameters']:,} parameters" in page
+        assert f"(places: {event['layers']}): {event['parameters']:,} parameters" in page
     end = events[-1]
     assert end["event"] == "complete" and f"that of epoch {end['best_epoch']}" in page
     assert f"{end['best_dice']:.4f}" in page and "![Dice by epoch" in page

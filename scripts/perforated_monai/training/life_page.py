@@ -109,7 +109,7 @@ def _told(event: dict[str, Any]) -> str:
     """One event in words; empty for one that another row already tells."""
     told: dict[str, str] = {
         "rollback": "back to the weights of epoch {to_epoch}",
-        "grow": "**the tracker adds set {sets}** at {layers} places: {parameters:,} parameters",
+        "grow": "**the tracker adds set {sets}** (places: {layers}): {parameters:,} parameters",
         "accept": "set {sets} has raised the score and is kept",
         "reject": "set {sets} has not raised the score and is taken out",
         "leave_out": "layers that never ran are left out: {layers}",
