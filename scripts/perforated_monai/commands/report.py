@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..training.run_folder import RunFolder
 
 
 def report(
@@ -45,8 +49,10 @@ def report(
     if (folder / "study.json").is_file():
         msg = f"{folder} holds the results of a study: give report the study's file."
         raise UserError(msg)
-    if (folder / "history.jsonl").is_file():
-        return _run_page(folder, of_masks)
+    from ..training.run_folder import RunFolder
+
+    if (run := RunFolder(folder)).history_file.is_file():
+        return _run_page(run, of_masks)
     from ..inference.segment.page import write_page
 
     page = Path(str(out)) if out else folder / "report.html"
@@ -55,17 +61,14 @@ def report(
     return 0
 
 
-def _run_page(folder: Path, flags: dict[str, str]) -> int:
+def _run_page(run: RunFolder, flags: dict[str, str]) -> int:
     from ..errors import UsageError
-    from ..files import atomic
-    from ..training.life_page import NAME, life_page
-    from ..training.run_folder import RunFolder
+    from ..files import write_text
+    from ..training.life_page import life_page
 
     if wrong := [flag for flag, value in flags.items() if value]:
-        msg = f"report takes --{wrong[0]} with a folder of masks only; {folder} is a training run."
-        raise UsageError(msg)
-    text = life_page(RunFolder(folder))
-    with atomic(folder / NAME) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    print(folder / NAME)
+        what = f"{run.path} is a training run"
+        raise UsageError(f"report takes --{wrong[0]} with a folder of masks only; {what}.")
+    write_text(run.page, life_page(run))
+    print(run.page)
     return 0

@@ -75,10 +75,10 @@ def status(file: str, results_dir: str = "", storage: str = "") -> int:
     study, places = _study_with_results(file, results_dir)
     if study.sweep:
         from ..study.sweep import summary
-        from ..study.sweep_storage import open_sweep
+        from ..study.sweep_storage import database, open_sweep
 
         # Looking makes nothing: without a database the tables tell, in memory.
-        there = (places.results / "sweep.db").exists()
+        there = database(places).exists()
         summary(study, open_sweep(study, places, storage or ("" if there else "sqlite://")))
         return 0
     results = StudyResults(places)

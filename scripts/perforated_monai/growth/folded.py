@@ -1,23 +1,47 @@
-"""The network that export would make of one in training whose branches are masked."""
+"""A plain network as its spec names it, without masked branches: for export and for studies."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
+from typing import Any
 
 from torch import nn
 
 from ..dendrites.layer import DendriticLayer
 from ..dendrites.reduced_layer import ReducedDendriticLayer
 from ..dendrites.sited_layer import SitedDendriticLayer
-from ..dendrites.sites import ImageSite
+from ..dendrites.sites import image_sites
 from ..networks.build import build_network
 from ..networks.catalogue import SparseUNet
 from ..networks.fold import fold
 from ..networks.spec import plain_spec
 from ..networks.surgery import dendrites_entry
-from .to_plain import without_hooks
+from .to_plain import dendritic_layer, without_hooks
 
 _GROWN = (DendriticLayer, ReducedDendriticLayer, SitedDendriticLayer)
+
+
+def folded(
+    base: dict[str, Any], plain: nn.Module, grown: Iterable[str]
+) -> tuple[dict[str, Any], nn.Module]:
+    """Spec, and the network built from it with the weights of a plain one.
+
+    Args:
+        base: of the spec.
+        plain: what ``make_plain`` left; its hooks go.
+        grown: names of its layers that have dendrites.
+
+    Raises:
+        UserError: as ``fold``.
+    """
+    dendrites = {name: dendrites_entry(dendritic_layer(plain, name)) for name in grown}
+    device = next(plain.parameters()).device
+    plain = without_hooks(plain)
+    spec = {**plain_spec(base), "dendrites": dendrites}
+    network = build_network(spec)
+    network.load_state_dict(plain.state_dict(), strict=True)
+    return fold(spec, network.to(device).train(plain.training))
 
 
 def without_masks(network: nn.Module) -> nn.Module:
@@ -31,15 +55,8 @@ def without_masks(network: nn.Module) -> nn.Module:
     """
     if not isinstance(network, SparseUNet) or network.masks is None:
         return network
-    plain: nn.Module = copy.deepcopy(network)
-    dendrites = {}
-    for name, layer in plain.named_modules():
-        if isinstance(layer, ImageSite):
-            dendrites[name] = dendrites_entry(layer.dendritic_sum)
-        elif isinstance(layer, _GROWN) and name.rpartition(".")[0] not in dendrites:
-            dendrites[name] = dendrites_entry(layer)
-    spec = {**plain_spec({"name": "SparseUNet", **network.arguments}), "dendrites": dendrites}
-    made = build_network(spec)
-    made.load_state_dict(without_hooks(plain).state_dict(), strict=True)
-    device = next(network.parameters()).device
-    return fold(spec, made.to(device).train(network.training))[1]
+    sites = [name for name, _ in image_sites(network)]
+    layers = [name for name, layer in network.named_modules() if isinstance(layer, _GROWN)]
+    grown = [*sites, *(name for name in layers if name.rpartition(".")[0] not in sites)]
+    base = {"name": "SparseUNet", **network.arguments}
+    return folded(base, copy.deepcopy(network), grown)[1]

@@ -17,12 +17,11 @@ from ..dendrites.config import DendriteConfig
 from ..errors import UserError
 from ..networks.build import base_spec, build_network
 from ..networks.definition import definition_key, network_definition
-from ..networks.fold import fold
 from ..networks.spec import plain_spec
-from ..networks.surgery import dendrites_entry
 from ..training.records import Best, GrowthRecord
 from ..training.run_folder import RunFolder
-from .to_plain import dendritic_layer, make_plain, without_hooks
+from .folded import folded
+from .to_plain import make_plain
 
 
 @dataclass(frozen=True)
@@ -163,9 +162,4 @@ def make_spec(trained: Trained) -> tuple[dict[str, Any], nn.Module]:
     """
     plain = copy.deepcopy(trained.network)
     counts = make_plain(plain, trained.activation) if trained.grown else {}
-    dendrites = {name: dendrites_entry(dendritic_layer(plain, name)) for name in counts}
-    plain = without_hooks(plain)
-    spec = {**plain_spec(trained.base), "dendrites": dendrites}
-    network = build_network(spec)
-    network.load_state_dict(plain.state_dict(), strict=True)
-    return fold(spec, network.eval())
+    return folded(trained.base, plain.eval(), counts)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .comparisons import Comparisons
-from .report_tables import NONE, points
+from .report_tables import NONE, ends, middle, points
 from .statistics import Comparison, compare
 
 HEADER = (
@@ -41,10 +40,10 @@ class Across:
         """Whether the Dice is lower by no more than ``within``: shown, on the mean, or not."""
         if self.comparison is None:
             return NONE
-        ends = self.comparison.reported
-        if ends.mean < -self.within:
+        found = self.comparison.reported
+        if found.mean < -self.within:
             return MISSED
-        return SHOWN if ends.low >= -self.within else MET
+        return SHOWN if found.low >= -self.within else MET
 
     def row(self) -> list[str]:
         """Cells under ``HEADER``."""
@@ -53,28 +52,22 @@ class Across:
         shown = [NONE if c is None else f"{100 * c:+.1f} %" for c in self.costs]
         if self.comparison is None:
             return [name, NONE, "", "0", allowed, *shown, self.met]
-        ends, seeds = self.comparison.reported, self.comparison.over_seeds.n
-        span = "one value"
-        if math.isfinite(ends.half):
-            span = f"{points(ends.low, 'dice', '')} to {points(ends.high, 'dice', '')}"
-        return [name, points(ends.mean, "dice"), span, str(seeds), allowed, *shown, self.met]
+        found, seeds = self.comparison.reported, str(self.comparison.over_seeds.n)
+        mean = points(found.mean, "dice")
+        return [name, mean, ends(found, "dice"), seeds, allowed, *shown, self.met]
 
 
 def across(data: Comparisons) -> Iterator[Across]:
     """Every comparison of the study's ``across``, in its order; paired by seed and case."""
     for entry in data.study.across:
-        ends = [tuple(str(entry[key]).split("/")) for key in ("arm", "against")]
-        (network, arm), (other, control) = ends
+        network, arm = str(entry["arm"]).split("/")
+        other, control = str(entry["against"]).split("/")
         table, seeds, _ = data.difference(network, arm, control, "dice", other)
         found = compare({"": table})[0] if seeds else None
         pair = data.cells[network, arm], data.cells[other, control]
         costs = []
         for name in _COSTS:
-            small, large = (_middle(cell.numbers(name)) for cell in pair)
-            costs.append(small / large - 1 if small is not None and large else None)
+            small, large = (cell.numbers(name) for cell in pair)
+            costs.append(middle(small) / middle(large) - 1 if small and large else None)
         within = float(entry.get("within", 0.0))
         yield Across(str(entry["arm"]), str(entry["against"]), within, found, tuple(costs))
-
-
-def _middle(values: list[float]) -> float | None:
-    return sorted(values)[len(values) // 2] if values else None

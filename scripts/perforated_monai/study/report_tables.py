@@ -64,15 +64,16 @@ def difference_row(
     return [
         f"{pair[0]} − {pair[1]}",
         points(comparison.reported.mean, metric),
-        _ends(a, metric),
-        _ends(b, metric),
+        ends(a, metric),
+        ends(b, metric),
         f"{comparison.p:.3g}",
         f"{comparison.p_holm:.3g}",
         comparison.verdict if judged else "–",
     ]
 
 
-def _ends(interval: TInterval, metric: str) -> str:
+def ends(interval: TInterval, metric: str) -> str:
+    """Both ends of an interval, in the metric's unit; in words where there is one value."""
     if not math.isfinite(interval.half):
         return "one value"
     return f"{points(interval.low, metric, '')} to {points(interval.high, metric, '')}"
@@ -92,10 +93,15 @@ def points(value: float, metric: str, unit: str | None = None) -> str:
     return f"{100 * value:+.2f}{' points' if unit is None else unit}"
 
 
+def middle(values: list[float]) -> float:
+    """The upper median of at least one value: one that was measured."""
+    return sorted(values)[len(values) // 2]
+
+
 def _span(values: list[float], form: str, median: bool = False) -> str:
     if not values:
         return NONE
     if median:
-        return form.format(sorted(values)[len(values) // 2])
+        return form.format(middle(values))
     low, high = form.format(min(values)), form.format(max(values))
     return low if low == high else f"{low} to {high}"

@@ -6,6 +6,7 @@ import json
 import time
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -30,13 +31,18 @@ PRUNED = "pruned: below the median"
 _HEARTBEAT, _GRACE, _POLL = 10, 30, 0.5  # seconds
 
 
+def database(places: Places) -> Path:
+    """Where a sweep is kept when no storage is given."""
+    return places.results / "sweep.db"
+
+
 def open_sweep(study: Study, places: Places, storage: str) -> optuna.Study:
     """The sweep in its database; one that is made anew holds the trials of the results.
 
     Raises:
         UserError: for a database that cannot be reached, or a sweep of another version.
     """
-    url = storage or f"sqlite:///{places.results / 'sweep.db'}"
+    url = storage or f"sqlite:///{database(places)}"
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if not storage:
         places.results.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,6 @@ from typing import Any
 from ..errors import UserError
 from .run_folder import RunFolder
 
-NAME = "report.md"
 _SETTINGS = ("switch", "patience", "max_dendrites", "tries", "sets", "kind", "lr_restart")
 
 

@@ -33,6 +33,7 @@ class RunFolder:
         self.layers_file = self.path / "layers.json"  # which layers were chosen to grow, and why
         self.layers_picture = self.path / "layers.png"
         self.dice_picture = self.path / "dice.png"
+        self.page = self.path / "report.md"
         self._lock = FileLock(self.path / ".lock")
 
     # -- one writer ------------------------------------------------------------------------
