@@ -25,9 +25,6 @@ def test_round_trip_through_json() -> None:
         activation="relu",
         initialisation="layer",
         scale=1,
-        layers="auto",
-        auto_layers=2,
-        probe_batches=9,
         layer_types=["Convolution"],
         layer_names=["model.2.*"],
         exclude=["*.residual"],
@@ -38,11 +35,18 @@ def test_round_trip_through_json() -> None:
     assert all(
         getattr(config, f.name) != getattr(DendriteConfig(), f.name)
         for f in dataclasses.fields(config)
-        # These belong to another kind, or exclude another setting.
-        if f.name not in (*OTHERS, "parameter_budget")
+        if f.name not in OTHERS  # these belong to another kind, or exclude another setting
     )
     assert DendriteConfig.from_dict(json.loads(config.to_json())) == config
     assert DendriteConfig.from_dict(config.to_dict()) == config
+
+
+def test_files_from_before_the_probe_went() -> None:
+    every = {"layers": "all", "auto_layers": 0, "parameter_budget": 0, "probe_batches": 12}
+    assert DendriteConfig.from_dict(every | {"patience": 3}) == DendriteConfig(patience=3)
+    for key, value in {"layers": "auto", "auto_layers": 2, "parameter_budget": 100}.items():
+        with pytest.raises(UserError, match=f"{key} .* no longer chosen by a probe"):
+            DendriteConfig.from_dict({key: value})
 
 
 def test_defaults_are_valid_and_not_shared() -> None:

@@ -192,7 +192,6 @@ WRONG = [
     ({"kind": "distal", "reads": "image"}, "distal reads output or input"),
     ({"kind": "distal", "kernel": 4}, "kernel must be an odd whole number"),
     ({"kind": "copy", "kernel": 5}, "kernel belongs to kinds distal, apical"),
-    ({"kind": "distal", "layers": "auto", "auto_layers": 1}, "chooses its own places"),
     ({"sets": [{"kind": "distal"}], "hidden": 4}, "hidden belongs to one kind, and sets mix kinds"),
     ({"sets": [{"kind": "distal"}], "layer_names": ["model.2"]}, "layer_names as layers there"),
     (

@@ -15,9 +15,7 @@ from torch import nn
 
 from helpers.harness import BUNDLE, SMALL, history, in_child, kill_self, refused, same_run
 from perforated_monai.dendrites.config import DendriteConfig
-from perforated_monai.dendrites.targets import find_layers
 from perforated_monai.networks.surgery import count_parameters
-from perforated_monai.study.arms import Leader, arm_settings
 from perforated_monai.study.handlers.branch import add_branch, load_branches
 from perforated_monai.study.handlers.reload import best_network
 
@@ -180,15 +178,3 @@ def test_branches_refuse_what_is_no_convolution(run) -> None:
             run("blocks")
     finally:
         del HANDLERS["blocks"]
-
-
-def test_branches_follow_the_chosen_layers() -> None:
-    """Where the dendritic trial chose its layers, those grow in the arm branch too."""
-    events: list[dict[str, Any]] = [{"event": "choose", "epoch": 2, "layers": ["model.2.0.conv"]}]
-    events += [{"event": "grow", "epoch": 2}]
-    growth = GROWTH | {"layers": "auto", "auto_layers": 1, "exclude": ["model.0.*"]}
-    leader = Leader.of(events, sets=1, parameters=9, flops=9)
-    handler = arm_settings("branch", growth, leader)["+train::handlers"][0]
-    config = DendriteConfig.from_dict(handler["config"])
-    assert find_layers(base_network(), config) == ["model.2.0.conv"]
-    assert handler["grow_epochs"] == [2]

@@ -101,7 +101,10 @@ BAD = {
         {"variants": {"thin": {"rank": 2}}},
         "variants: thin: rank belongs to kind low_rank",
     ),
-    "variant without a limit": ({"variants": {"thin": {"layers": "auto"}}}, "thin: layers auto"),
+    "variant without a limit": (
+        {"variants": {"thin": {"layers": "auto"}}},
+        "thin: layers .auto.: layers are no longer chosen",
+    ),
     "variant's name": ({"variants": {"branch": {}}}, "a name of its own.*'branch'"),
     "variant's path": ({"variants": {"../x": {}}}, "a name of its own.*'../x'"),
     "variants": ({"variants": ["thin"]}, "variants must map names"),

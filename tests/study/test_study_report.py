@@ -137,18 +137,17 @@ def test_committed_reports_are_those_of_the_tables(repo: Path, tmp_path: Path) -
 
 
 def test_a_study_of_its_own_arms_compares_its_pairs(tmp_path: Path) -> None:
-    study = load_study(BUNDLE / "studies" / "kinds.yaml")
+    study = load_study(BUNDLE / "studies" / "places.yaml")
     places = Places(tmp_path / "results", tmp_path / "work", tmp_path)
     claim(study, places.results)
-    gains = {"low_rank_auto": 0.02, "low_rank_random": 0.01}
+    gains = {"everywhere": 0.02, "finer": 0.01}
     for trial in trials_of(study):
         keep(places, trial, gains.get(trial.arm, 0.0))
-    found = Comparisons(study, StudyResults(places)).judged("res4", "dice")
+    found = Comparisons(study, StudyResults(places)).judged("width8", "dice")
     assert [list(pair) for pair in found] == study.compare
-    assert found["low_rank_auto", "low_rank_random"].verdict == "helps"
+    assert found["everywhere", "finer"].verdict == "helps"
     html, markdown = write_report(study, places)
     text = markdown.read_text()
-    assert "low_rank_auto against low_rank_random" in text
-    assert "low_rank_all against the plain network (base)" in text
-    assert "dendrites with kind low_rank, rank 2, layers auto, parameter_budget 1947" in text
+    assert "everywhere against finer" in text
+    assert "dendrites with sets [{'kind': 'distal', 'layers': ['model.0', " in text
     assert "<svg" in html.read_text()

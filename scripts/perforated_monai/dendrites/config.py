@@ -17,7 +17,9 @@ from .kinds import KINDS, OFFERED, SETTINGS, owners
 from .kinds.sited import SitedKind
 
 INITIALISATIONS = ("normal", "layer")
-LAYERS = ("all", "auto", "random")
+# A probe once chose the layers that grow. Places made no difference (studies/places.yaml), so it is
+# gone; files from before it was hold what asked for every layer.
+GONE = {"layers": "all", "auto_layers": 0, "parameter_budget": 0, "probe_batches": None}
 SWITCH_RULES = ("history", "fixed")
 
 
@@ -67,13 +69,6 @@ class DendriteConfig(_OfKinds):
             way); ``"layer"`` calls the layer's own ``reset_parameters`` and multiplies by scale.
             Dendrites of two convolutions need ``"layer"``: N(0, 0.01²) twice leaves no signal.
         scale: see ``initialisation``; 0.01 is the library's default.
-        layers: which of the layers that types, patterns and kind leave grow: ``all``; ``auto``
-            takes those from which a probe before the first growth expects most for each added
-            parameter (``layer_probe.expected_gains``); ``random`` draws them, as a control.
-        auto_layers: with ``auto`` or ``random``, how many layers; 0 where the budget decides.
-        parameter_budget: with ``auto`` or ``random``, parameters that one set may add; 0 where
-            ``auto_layers`` decides.
-        probe_batches: training batches that the probe averages over, at least 8.
         layer_types: class names of the layers that grow, such as ``Conv3d`` or ``Convolution``.
         layer_names: shell patterns over module names; a layer grows when one matches.
         exclude: shell patterns over module names that never grow.
@@ -103,10 +98,6 @@ class DendriteConfig(_OfKinds):
     )
     layer_names: list[str] = knob(["*"], "shell patterns over module names")
     exclude: list[str] = knob([], "likewise")
-    layers: str = knob("all", "or auto: where a probe before the first growth expects most")
-    auto_layers: int = knob(0, "auto: how many layers, or")
-    parameter_budget: int = knob(0, "parameters that one set may add")
-    probe_batches: int = knob(8, "training batches of the probe")
     lr_restart: bool = knob(True, "the learning-rate schedule starts again after growth")
     freeze_base: bool = knob(
         False, "dendrites alone train; the network they grow on stays bit for bit"
@@ -135,20 +126,8 @@ class DendriteConfig(_OfKinds):
                 raise UserError(msg)
         if self.activation == "kind":
             object.__setattr__(self, "activation", self._activation())
-        _choice("layers", self.layers, LAYERS)
         if not self.sets:
             self._expect_kind()
-        _whole("probe_batches", self.probe_batches, least=8)
-        for name in ("auto_layers", "parameter_budget"):
-            _whole(name, getattr(self, name), least=0)
-        limits = bool(self.auto_layers) + bool(self.parameter_budget)
-        if limits != (self.layers != "all"):
-            msg = (
-                "layers auto and random take one of auto_layers and parameter_budget, layers all "
-                f"takes none; got layers {self.layers!r}, auto_layers {self.auto_layers}, "
-                f"parameter_budget {self.parameter_budget}."
-            )
-            raise UserError(msg)
         _choice("switch", self.switch, SWITCH_RULES)
         _choice("activation", self.activation, ACTIVATIONS)
         _choice("initialisation", self.initialisation, INITIALISATIONS)
@@ -167,15 +146,9 @@ class DendriteConfig(_OfKinds):
 
     def _expect_kind(self) -> None:
         try:
-            kind = self.dendrite
+            assert self.dendrite is not None  # its class checks the settings
         except ValueError as error:
             raise UserError(str(error)) from None
-        if isinstance(kind, SitedKind) and self.layers != "all":
-            msg = (
-                f"layers {self.layers} ranks kinds that read a layer's input, and {kind.name} "
-                "chooses its own places. Take layers: all, or another kind."
-            )
-            raise UserError(msg)
 
     def _activation(self) -> str:
         """What the kinds take when nobody names one."""
@@ -196,12 +169,6 @@ class DendriteConfig(_OfKinds):
             msg = (
                 f"{beside[0]} belongs to one kind, and sets mix kinds: give it in a part of sets "
                 "(layer_names as layers there), or name one kind instead of sets (kind: copy)."
-            )
-            raise UserError(msg)
-        if self.layers != "all":
-            msg = (
-                f"layers {self.layers} ranks layers of one kind, and sets mix kinds. Take layers: "
-                "all, or one kind instead of sets (kind: copy)."
             )
             raise UserError(msg)
         for i, part in enumerate(self.sets):
@@ -232,6 +199,14 @@ class DendriteConfig(_OfKinds):
     def from_dict(cls, values: Mapping[str, Any]) -> DendriteConfig:
         """Build from a mapping such as the overlay's ``config``; unknown names are refused."""
         names = [f.name for f in dataclasses.fields(cls)]
+        for key, every in GONE.items():
+            if key in values and every is not None and values[key] != every:
+                msg = (
+                    f"{key} {values[key]!r}: layers are no longer chosen by a probe or at random, "
+                    f"for it made no difference. Take {key} out, or name layers in layer_names."
+                )
+                raise UserError(msg)
+        values = {key: value for key, value in values.items() if key not in GONE}
         for key in values:
             if key not in names:
                 close = difflib.get_close_matches(key, names, n=1) or names

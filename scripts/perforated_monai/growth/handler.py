@@ -17,7 +17,6 @@ from ..training.optimizer import assert_complete, refuse_other_parameters
 from ..training.records import Checkpoint, GrowthRecord
 from ..training.run_handler import RunHandler
 from .frozen_base import FrozenBase
-from .layer_choice import LayerChoice
 from .outcome import Outcome
 from .silent_layers import SilentLayers
 from .to_plain import make_plain
@@ -38,7 +37,6 @@ class DendriteHandler:
     With several processes the tracker of rank 0 decides, and the others take the network it made.
 
     Layers that take no part in training are left out before the first growth, see ``SilentLayers``.
-    With ``layers: auto`` the first growth chooses its layers, see ``LayerChoice``.
 
     With ``freeze_base`` the epochs up to the first validation are one step each, which is undone;
     that validation scores the network as it was loaded, and the first set follows at once.
@@ -77,7 +75,7 @@ class DendriteHandler:
         if score is None:
             return
         if left := self.silent.look():
-            self.choice.rename_best(left)
+            self.silent.rename_best(left)
         if self.run.is_main:
             self._log_acceptance(score)
         start = time.monotonic()
@@ -113,7 +111,6 @@ class DendriteHandler:
         self.tracker = Tracker(
             run.network, self.config, run.folder.tracker, seed=run.seed, writes=run.is_main
         )
-        self.choice = LayerChoice(run, self.tracker, self.config)
         self.silent = SilentLayers(run, self.tracker)
         self.tracker.open()
         if saved is not None:
@@ -153,13 +150,11 @@ class DendriteHandler:
         return {
             "tracker": self.tracker.state_dict(),
             "trial": self._trial,
-            "choice": self.choice.record,
             "left_out": self.silent.names,
         }
 
     def load_state_dict(self, state: dict[str, Any], network: dict[str, Tensor]) -> None:
         """Continue from ``state_dict`` and the grown network's own state dict."""
-        self.choice.restore(state.get("choice"))
         self.silent.restore(state.get("left_out"))
         self.tracker.load_state_dict(state["tracker"], network)
         self._trial = state["trial"]
@@ -170,20 +165,14 @@ class DendriteHandler:
     def _add_score(self, score: float) -> Outcome:
         """One decision for all ranks: rank 0's tracker makes it, the others take its network."""
 
-        def decide() -> tuple[Outcome, dict[str, Any] | None, dict[str, Tensor] | None]:
+        def decide() -> tuple[Outcome, dict[str, Tensor] | None]:
             first = self.config.freeze_base and self.tracker.sets == 0
-            before = self.choice.before() if self.choice.open else None
             outcome = self.tracker.add_score(score, self.run.optimizer, force=first)
-            if before is not None and outcome.event == "grow":
-                self.choice.make(*before)
-                outcome = self.tracker.add_score(score, self.run.optimizer, force=first)
             if not outcome.event or distributed.world() == 1:
-                return outcome, None, None
-            network = {k: v.cpu() for k, v in self.tracker.network.state_dict().items()}
-            return outcome, self.choice.record, network
+                return outcome, None
+            return outcome, {k: v.cpu() for k, v in self.tracker.network.state_dict().items()}
 
-        outcome, choice, network = distributed.from_main(decide)
-        self.choice.follow(choice)
+        outcome, network = distributed.from_main(decide)
         if network is not None and not self.run.is_main:
             self.tracker.load_network(network)
         return outcome

@@ -23,7 +23,6 @@ from ..dendrites.branches import Dendrite, draw_anew
 from ..dendrites.config import DendriteConfig
 from ..dendrites.kind import Kind
 from ..dendrites.kinds.apical import ApicalDendrite
-from ..dendrites.wrapped import unwrapped
 from ..errors import UserError
 from .sandbox import TrackerError, guard, keep_matplotlib_backend
 
@@ -173,16 +172,6 @@ def refuse_stray_rank() -> None:
             "Unset RANK, or start with torchrun and the multi_gpu_train overlay."
         )
         raise UserError(msg)
-
-
-def without_layers(best_model: Tensor, layers: list[str]) -> Tensor:
-    """The library's file of the best network, as bytes, with ``layers`` no longer wrapped."""
-    if not best_model.numel():
-        return best_model
-    from safetensors.torch import load, save  # comes with the library
-
-    best = load(best_model.numpy().tobytes())
-    return torch.frombuffer(bytearray(save(unwrapped(best, layers))), dtype=torch.uint8)
 
 
 def within_reach(network: nn.Module, kinds: dict[str, Kind]) -> dict[str, Kind]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..dendrites.wrapped import has_learned
+from ..dendrites.wrapped import has_learned, unwrapped
 from ..errors import UserError
 from ..training import distributed
 from ..training.run_handler import RunHandler
@@ -67,3 +67,16 @@ class SilentLayers:
         self.names = names
         if names:
             self.tracker.leave_out(names)
+
+    def rename_best(self, left: list[str]) -> None:
+        """``best.pt`` was saved with the layers wrapped that are left out now."""
+        if not self.run.is_main:
+            return
+        best = self.run.checkpoints.load_best()
+        if best is not None and best["growth"] is not None:
+            growth = best["growth"].copy()
+            growth["layers"] = list(self.tracker.layers)
+            if self.run.growth is not None:
+                growth["left_out"] = self.run.growth.describe().get("left_out", [])
+            network = unwrapped(best["network"], left)
+            self.run.checkpoints.save_best(best | {"network": network, "growth": growth})

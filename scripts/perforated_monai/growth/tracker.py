@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from ..dendrites.wrapped import (
     is_scaffold,
     refuse_other_network,
     train_dendrites,
-    unwrapped,
     wrapped_modules,
 )
 from ..errors import UserError
@@ -37,7 +35,6 @@ from .library import (
     remove_all_but,
     verify_thresholds,
     within_reach,
-    without_layers,
 )
 from .outcome import Outcome
 from .place_sites import make_sites
@@ -144,23 +141,6 @@ class Tracker:
         while self._dtype_hooks:
             self._dtype_hooks.pop().remove()
         self.close()
-
-    def narrow(
-        self, layers: list[str], state: dict[str, Any], network_state: Mapping[str, Tensor]
-    ) -> None:
-        """Wrap ``layers`` alone, of a network without dendrites, and go on from a state.
-
-        Args:
-            layers: the layers that are to grow, some of those that were wrapped in the state.
-            state: of ``state_dict()`` before any dendrite was added.
-            network_state: the network's state dict at the same moment.
-        """
-        self.unwrap()
-        left = [name for name in self.layers if name not in layers]
-        self.layers = list(layers)
-        self.open()
-        best_model = without_layers(state["best_model"], left)
-        self.load_state_dict({**state, "best_model": best_model}, unwrapped(network_state, left))
 
     def leave_out(self, names: list[str]) -> None:
         """Make layers plain again, as if they had never been wrapped, before the first growth."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from ..dendrites.config import DendriteConfig
+from ..dendrites.config import GONE, DendriteConfig
 from ..errors import UserError
 from ..networks.build import base_spec, build_network
 from ..networks.definition import definition_key, network_definition
@@ -131,7 +131,9 @@ def _load_grown(network: nn.Module, best: Best, growth: GrowthRecord, run: Path)
         left_out = growth.get("left_out", [])
         chosen = [n for n in tracker.candidates if n in tracker.layers]
         every = [n for n in tracker.candidates if n not in left_out]
-        if (every if config.layers == "all" else chosen) != tracker.layers:
+        # Until November 2026 a probe could choose some of the layers.
+        some = growth["config"].get("layers", "all") != "all"
+        if (chosen if some else every) != tracker.layers:
             msg = f"{run}: the run grew other layers than its config.json names: cannot rebuild it."
             raise UserError(msg)
         tracker.open()
@@ -146,7 +148,7 @@ def _load_grown(network: nn.Module, best: Best, growth: GrowthRecord, run: Path)
 def _recorded(growth: GrowthRecord) -> DendriteConfig:
     """The settings of a run that grew."""
     # Runs of November 2026 recorded kind copy beside sets, where it then said nothing.
-    config = growth["config"]
+    config = {k: v for k, v in growth["config"].items() if k not in GONE}
     return DendriteConfig.from_dict(config | ({"kind": None} if config.get("sets") else {}))
 
 

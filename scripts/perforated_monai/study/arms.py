@@ -125,7 +125,7 @@ def arm_settings(arm: str, growth: dict[str, Any], leader: Leader | None) -> dic
         return _handler(
             "perforated_monai.study.handlers.branch.BranchHandler",
             evaluator="@validate::evaluator",
-            config=growth_config(arm, growth) | leader.chosen_layers(),
+            config=growth_config(arm, growth),
             grow_epochs=leader.grow_epochs,
             settle_epochs=leader.settle_epochs,
         )
@@ -147,14 +147,12 @@ class Leader:
 
     Attributes:
         grow_epochs, settle_epochs: epochs after which a set was added, or growth ended.
-        layers: those that the trial chose itself, where it did.
         sets: dendrite sets in its final network.
         parameters, flops: of its final network.
     """
 
     grow_epochs: list[int]
     settle_epochs: list[int]
-    layers: list[str] | None
     sets: int
     parameters: int
     flops: int
@@ -166,16 +164,7 @@ class Leader:
             kind: [int(e["epoch"]) for e in history if e["event"] == kind]
             for kind in ("grow", "settle")
         }
-        choices = [e["layers"] for e in history if e["event"] == "choose"]
-        layers = choices[-1] if choices else None
-        return cls(epochs["grow"], epochs["settle"], layers, sets, parameters, flops)
-
-    def chosen_layers(self) -> dict[str, Any]:
-        """Settings of ``DendriteConfig`` that grow the layers which the trial chose, if it did."""
-        if self.layers is None:
-            return {}
-        every = {"layers": "all", "auto_layers": 0, "parameter_budget": 0}
-        return {**every, "layer_names": self.layers, "exclude": []}
+        return cls(epochs["grow"], epochs["settle"], sets, parameters, flops)
 
     def same_as_base(self, arm: str) -> bool:
         """Whether an arm has nothing to differ by: nothing grew, or nothing was accepted."""

@@ -127,7 +127,7 @@ def _change_network(
     """Give a control that matches the dendritic network its size, or its dendrites."""
     files = [str(f) for f in network_files(study.bundle_root, trial.network)]
     definition = resolved_definition(files, settings)
-    growth = growth_config("dendrites", study.growth) | leader.chosen_layers()
+    growth = growth_config("dendrites", study.growth)
     patch = _patch_of(files, settings)
     if trial.arm == "from_start":
         for key in [k for k in content if k.startswith("base_network_def::")]:

@@ -112,7 +112,6 @@ def _told(event: dict[str, Any]) -> str:
         "accept": "set {sets} has raised the score and is kept",
         "reject": "set {sets} has not raised the score and is taken out",
         "leave_out": "layers that never ran are left out: {layers}",
-        "choose": "{of} places are ranked; chosen: {layers}",
         "settle": "the epochs are over",
         "complete": "the run ends with its best network, of epoch {best_epoch}",
     }

@@ -30,8 +30,6 @@ class RunFolder:
         self.checkpoints = Checkpoints(self.path / "checkpoints")
         self.tensorboard = self.path / "tensorboard"
         self.tracker = self.path / "tracker"  # perforatedai's own files
-        self.layers_file = self.path / "layers.json"  # which layers were chosen to grow, and why
-        self.layers_picture = self.path / "layers.png"
         self.dice_picture = self.path / "dice.png"
         self.page = self.path / "report.md"
         self._lock = FileLock(self.path / ".lock")
