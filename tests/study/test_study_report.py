@@ -123,7 +123,7 @@ def test_committed_results_are_whole(repo: Path) -> None:
 
 def test_committed_reports_are_those_of_the_tables(repo: Path, tmp_path: Path) -> None:
     """The figures of a report follow from the committed tables alone, to the last digit."""
-    for name in ("kinds", "width8_sweep"):
+    for name in ("forms", "width8_sweep"):
         source = BUNDLE / "studies" / "results" / name
         results = tmp_path / name
         results.mkdir()
