@@ -50,7 +50,7 @@ class Kind(ABC):
     """A kind of dendrite; its fields are its settings, 0 where one is chosen for each layer.
 
     A new kind is a subclass in a file of its own and a line in ``kinds.KINDS``. Configuration,
-    overlays, specs, growth, the probe and export ask nothing but what stands here.
+    overlays, specs, growth and export ask nothing but what stands here.
     """
 
     name: ClassVar[str]

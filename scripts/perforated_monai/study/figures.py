@@ -142,7 +142,7 @@ def seed_spread(data: Comparisons, network: str, metric: str) -> Figure:
     axes.axvline(0, color="black", lw=1)
     if metric == "dice":
         axes.axvline(-0.5, color="0.5", lw=1, ls=":")
-        axes.text(-0.5, len(judged) - 0.45, "margin ", ha="right", va="center", color="0.35")
+        axes.text(-0.5, len(judged) - 0.45, " margin", ha="left", va="center", color="0.35")
     axes.set_yticks(range(len(judged)), [f"{a} − {b}" for a, b in judged])
     axes.set_ylim(len(judged) - 0.3, -0.7)
     unit = "mm; left" if metric == "hd95" else "points of 0.01; right"
