@@ -82,6 +82,7 @@ def test_the_head_alone_grows_by_its_name() -> None:
         ({"expansion": 0}, "expansion must be a whole number >= 1; got 0"),
         ({"expansion": 1.5}, "expansion must be a whole number"),
         ({"reduction": -1}, "reduction must be"),
+        ({"norm": "layer"}, "norm must be one of instance, batch; got 'layer'"),
         ({"blocks": 0}, "blocks must be"),
         ({"out_channels": 0}, "out_channels must be"),
         ({"dropout": 0.1}, "MobileUNet got an unexpected keyword argument 'dropout'"),
@@ -123,3 +124,14 @@ def test_without_squeeze_and_excitation(volume) -> None:
     assert torch.jit.script(network)(volume()).shape == (2, 3, 16, 16, 16)
     with pytest.raises(UserError, match="reduction must be a whole number >= 0; got -1"):
         made(reduction=-1)
+
+
+def test_batch_normalisation_sees_a_window_as_it_sees_the_volume(volume) -> None:
+    network, whole = made(norm="batch", reduction=0), volume(size=32)
+    network.train()(whole)  # statistics that are not those of the start
+    network.eval()
+    with torch.no_grad():
+        window, inside = network(whole[..., :16]), network(whole)[..., :16]
+    reach = 8  # voxels at the cut, which see what is behind it
+    torch.testing.assert_close(window[..., :-reach], inside[..., :-reach], rtol=0, atol=1e-5)
+    assert not any(isinstance(m, nn.InstanceNorm3d) for m in network.modules())

@@ -11,16 +11,19 @@ from monai.networks.layers import Conv
 from torch import Tensor, nn
 
 from ..dendrites.depthwise_conv import DepthwiseConv3d
+from ..errors import UserError
 from .checks import Stride, check_levels, check_patch, downsampling, whole_number
+
+NORMS = ("instance", "batch")
 
 
 class MobileUNet(nn.Module):
     """A UNet whose levels are inverted residuals with depthwise convolutions.
 
     Blocks are those of MobileNetV3 (Howard et al. 2019, https://arxiv.org/abs/1905.02244) in one
-    to three dimensions, with instance instead of batch normalisation, since batches of volumes are
-    small. As in MONAI's ``UNet`` the first level strides at once and the last one does not, so the
-    whole network runs below full resolution.
+    to three dimensions, with instance normalisation unless ``norm`` says otherwise. As in MONAI's
+    ``UNet`` the first level strides at once and the last one does not, so the whole network runs
+    below full resolution.
 
     Args:
         spatial_dims: 1, 2 or 3.
@@ -32,6 +35,8 @@ class MobileUNet(nn.Module):
         reduction: how many times narrower squeeze-and-excitation is than the block inside; 0
             leaves it out.
         blocks: inverted residuals of each level.
+        norm: ``instance``, or ``batch``, whose statistics stand after training: a window or a whole
+            volume is then normalised alike, and inference engines merge it into the convolutions.
 
     Shapes: ``(B, in_channels, *space) -> (B, out_channels, *space)``; sizes of space are multiples
     of the product of strides.
@@ -50,6 +55,7 @@ class MobileUNet(nn.Module):
         expansion: int = 3,
         reduction: int = 4,
         blocks: int = 1,
+        norm: str = "instance",
     ) -> None:
         super().__init__()
         rows = check_levels("MobileUNet", spatial_dims, channels, strides)
@@ -57,6 +63,9 @@ class MobileUNet(nn.Module):
         for argument, value in (numbers | {"expansion": expansion}).items():
             whole_number("MobileUNet", argument, value, 1)
         whole_number("MobileUNet", "reduction", reduction, 0)
+        if norm not in NORMS:
+            msg = f"MobileUNet: norm must be one of {', '.join(NORMS)}; got {norm!r}."
+            raise UserError(msg)
         self.multiples = downsampling(rows)
         last = len(channels) - 1
 
@@ -70,12 +79,15 @@ class MobileUNet(nn.Module):
                     stride if i == 0 else [1] * spatial_dims,
                     expansion,
                     reduction,
+                    norm,
                 )
                 made.append(block)
             return made
 
         self.stem = nn.Sequential(
-            _convolution(spatial_dims, in_channels, channels[0], strides=rows[0], kernel_size=3),
+            _convolution(
+                spatial_dims, in_channels, channels[0], norm, strides=rows[0], kernel_size=3
+            ),
             nn.Hardswish(),
         )
         one = [1] * spatial_dims
@@ -119,6 +131,7 @@ class InvertedResidual(nn.Module):
         stride: of each axis.
         expansion: channels inside, as a multiple of ``outputs``.
         reduction: of squeeze-and-excitation; 0: none.
+        norm: ``instance`` or ``batch``.
     """
 
     def __init__(
@@ -129,20 +142,21 @@ class InvertedResidual(nn.Module):
         stride: list[int],
         expansion: int,
         reduction: int,
+        norm: str,
     ) -> None:
         super().__init__()
         wide = outputs * expansion
         self.adds_input = inputs == outputs and all(s == 1 for s in stride)
-        self.expand = _convolution(spatial_dims, inputs, wide, kernel_size=1)
+        self.expand = _convolution(spatial_dims, inputs, wide, norm, kernel_size=1)
         self.depthwise = _convolution(
-            spatial_dims, wide, wide, kernel_size=3, strides=stride, groups=wide
+            spatial_dims, wide, wide, norm, kernel_size=3, strides=stride, groups=wide
         )
         self.depthwise.conv = DepthwiseConv3d.of(self.depthwise.get_submodule("conv"))
         self.squeeze: nn.Module = nn.Identity()
         if reduction:
             self.squeeze = ChannelSELayer(spatial_dims, wide, r=min(reduction, wide))
             self.squeeze.fc[-1] = nn.Hardsigmoid()
-        self.project = _convolution(spatial_dims, wide, outputs, kernel_size=1)
+        self.project = _convolution(spatial_dims, wide, outputs, norm, kernel_size=1)
         self.act = nn.Hardswish()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -152,10 +166,10 @@ class InvertedResidual(nn.Module):
         return x + y if self.adds_input else y
 
 
-def _convolution(dims: int, inputs: int, outputs: int, **options: Any) -> Convolution:
-    """MONAI's convolution with instance normalisation; its activations have no hard-swish."""
-    norm = ("instance", {"affine": True})
-    return Convolution(dims, inputs, outputs, act=None, norm=norm, bias=False, **options)
+def _convolution(dims: int, inputs: int, outputs: int, norm: str, **options: Any) -> Convolution:
+    """MONAI's convolution with a normalisation; its activations have no hard-swish."""
+    kind = (norm, {"affine": True})
+    return Convolution(dims, inputs, outputs, act=None, norm=kind, bias=False, **options)
 
 
 def _transposed(dims: int, inputs: int, outputs: int, stride: list[int], groups: int = 1) -> Any:
