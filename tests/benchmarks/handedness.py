@@ -1,13 +1,14 @@
 """Are hippocampi of a folder left ones, right ones or both, and which are of one subject?
 
-    python tests/benchmarks/handedness.py Task04_Hippocampus [--pairs 300]
+    python tests/benchmarks/handedness.py Task04_Hippocampus [--pairs 300] [--runs runs/tiny_0 …]
 
 Two looks at volumes in MSD layout, by labels and by images. The tail of a hippocampus (label 2)
 lies farther from the midline than its head (label 1): to the left of it in a left one. And two
 volumes are compared by normalised cross-correlation at half resolution, at the best shift that
 overlaps by more than half, as they are and with one of them mirrored: mirrored fits better where
 one is left and the other right. Neighbours in number (1 and 2, 3 and 4, …) stand beside random
-pairs.
+pairs. With run folders, one a fold: is Dice higher where the neighbour (1 and 2, 3 and 4, …) was
+trained on?
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from folds import interval, score
 from scipy.fft import irfftn, rfftn
 from scipy.ndimage import zoom
+
+from perforated_monai.growth.trained import load_trained
 
 SHAPE = (48, 64, 48)  # holds two volumes of half resolution beside each other without wrapping
 OVERLAP = 0.55  # of the smaller volume
@@ -47,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="Task04_Hippocampus in MSD layout")
     parser.add_argument("--pairs", type=int, default=300, help="random pairs")
+    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="one a fold")
     arguments = parser.parse_args()
     files = sorted((arguments.data / "imagesTr").glob("hippocampus_*.nii.gz"))
     sides = [tail_side(arguments.data / "labelsTr" / file.name) for file in files]
@@ -70,6 +75,26 @@ def main() -> None:
         same = np.array([likeness(plain[a], plain[b]) for a, b in pairs])
         other = np.array([likeness(plain[a], mirrored[b]) for a, b in pairs])
         print(f"| {name} | {len(pairs)} | {spread(same)} | {spread(other)} | {sum(other > same)} |")
+    if arguments.runs:
+        print(f"\n{by_neighbour(arguments.runs, arguments.data)}")
+
+
+def by_neighbour(runs: list[Path], data: Path) -> str:
+    """Mean Dice of cases whose neighbour was trained on, and of the others."""
+    trained = {run: load_trained(run) for run in runs}
+    scored = [score([run], data, None) for run in trained.values()]
+    fold_of = {int(case[-3:]): fold for fold, cases in scored for case in cases}
+    groups: dict[bool, list[float]] = {True: [], False: []}
+    for fold, cases in scored:
+        for case, dice in cases.items():
+            number = int(case[-3:])
+            neighbour = number + 1 if number % 2 else number - 1
+            groups[fold_of.get(neighbour, fold) != fold].append(float(dice.mean()))
+    return "; ".join(
+        f"neighbour {'trained on' if known else 'not seen'}: mean Dice {interval(values)}, "
+        f"{len(values)} cases"
+        for known, values in groups.items()
+    )
 
 
 def tail_side(file: Path) -> float:

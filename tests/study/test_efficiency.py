@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from helpers.harness import BUNDLE, refused, train
 from perforated_monai.commands.main import main
+from perforated_monai.errors import UserError
 from perforated_monai.study.efficiency.claims import controls, measured, read_claims
 from perforated_monai.study.efficiency.figure import pareto, spread
 from perforated_monai.study.efficiency.subject import Subject, read_subject
@@ -62,6 +63,9 @@ def test_bundle_and_run_side_by_side(run: Path, tmp_path: Path, capsys) -> None:
         assert (row["ms_gpu"] is None) == (not torch.cuda.is_available())
     assert (tmp_path / "card" / "efficiency.png").read_bytes().startswith(b"\x89PNG")
     assert "not measured" in page  # of the claims, networks that were not given
+    cells = [line.split(" | ") for line in page.splitlines() if line.startswith("| tiny")]
+    assert cells and all(row[-1] == "no meter |" or row[-1].endswith(" J |") for row in cells)
+    assert all((row[-3] == "no GPU") == (not torch.cuda.is_available()) for row in cells)
     assert str(tmp_path) not in page
 
 
@@ -75,10 +79,21 @@ def test_the_same_cases_are_compared_in_pairs(tmp_path: Path) -> None:
     )
     rows = {"a": {"parameters": 40, "joules": None}, "b": {"parameters": 100, "joules": None}}
     said = measured(read_claims(file)[0], [small, large], rows)
-    assert "parameters -60.0 %, energy not measured, Dice -1.00 points" in said
+    assert "parameters -60.0 %, energy not measured (no meter), Dice -1.00 points" in said
     assert "95 % -1.00 to -1.00, 5 cases" in said
     other = Subject("b", torch.nn.Identity(), {}, 0, 1, (), {}, {"x": 0.5, "y": 0.6})
     assert "no interval" in measured(read_claims(file)[0], [small, other], rows)
+
+
+def test_a_claim_that_a_study_alone_answers_needs_no_networks(tmp_path: Path) -> None:
+    file = tmp_path / "claims.yaml"
+    file.write_text("- {claim: c, study: s.yaml}\n")
+    (claim,) = read_claims(file)
+    assert measured(claim, [], {}) == "" and claim.study == tmp_path / "s.yaml"
+    for words in ("claim: c", "claim: c, study: s.yaml, network: a", "claim: c, against: a"):
+        file.write_text(f"- {{{words}}}\n")
+        with pytest.raises(UserError, match=r"one lacks (network|against)"):
+            read_claims(file)
 
 
 def test_the_committed_page_says_of_the_studies_what_they_say() -> None:

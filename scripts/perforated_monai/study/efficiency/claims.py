@@ -27,6 +27,7 @@ QUANTITIES = {
     "peak_memory_mib": "memory",
     "joules": "energy",
 }
+REASONS = {"ms_gpu": "not measured (no GPU)", "joules": "not measured (no meter)"}
 _KEYS = {"claim", "network", "against", "quantities", "study", "study_network"}
 
 
@@ -36,7 +37,7 @@ class Claim:
 
     Attributes:
         claim: the sentence.
-        network, against: names of subjects.
+        network, against: names of subjects; "" where the study alone answers.
         quantities: of ``QUANTITIES``; Dice is always compared.
         study, study_network: a study file, and the network in it, whose controls belong here.
     """
@@ -68,7 +69,11 @@ def read_claims(file: str | Path) -> list[Claim]:
 
 
 def _claim(path: Path, entry: Mapping[str, Any]) -> Claim:
-    missing = [k for k in ("claim", "network", "against") if not isinstance(entry.get(k), str)]
+    needed = ["claim"] if entry.get("study") else ["claim", "network", "against"]
+    needed += [k for k in ("network", "against") if k in entry and k not in needed]
+    missing = [k for k in needed if not isinstance(entry.get(k), str)]
+    if ("network" in entry) != ("against" in entry):
+        missing.append("against" if "network" in entry else "network")
     unknown = [k for k in entry if k not in _KEYS]
     quantities = entry.get("quantities", ["parameters"])
     if missing or unknown:
@@ -82,12 +87,15 @@ def _claim(path: Path, entry: Mapping[str, Any]) -> Claim:
     study = path.parent / entry["study"] if entry.get("study") else None
     named = str(entry.get("study_network", ""))
     return Claim(
-        *(entry["claim"], entry["network"], entry["against"]), tuple(quantities), study, named
+        *(entry["claim"], entry.get("network", ""), entry.get("against", "")),
+        *(tuple(quantities), study, named),
     )
 
 
 def measured(claim: Claim, subjects: Sequence[Subject], rows: Mapping[str, Any]) -> str:
-    """The same comparison here, in words; "not measured" where a network is missing."""
+    """The same comparison here, in words; "" where the study alone answers."""
+    if not claim.network:
+        return ""
     known = {s.name: s for s in subjects}
     missing = [name for name in (claim.network, claim.against) if name not in known]
     if missing:
@@ -95,7 +103,8 @@ def measured(claim: Claim, subjects: Sequence[Subject], rows: Mapping[str, Any])
     parts = []
     for key in claim.quantities:
         small, large = (number(rows[n][key]) for n in (claim.network, claim.against))
-        change = "not measured" if None in (small, large) or not large else _percent(small, large)
+        unknown = None in (small, large) or not large
+        change = REASONS.get(key, "not measured") if unknown else _percent(small, large)
         parts.append(f"{QUANTITIES[key]} {change}")
     parts.append(_dice(known[claim.network], known[claim.against]))
     return f"{claim.network} against {claim.against}: " + ", ".join(parts)

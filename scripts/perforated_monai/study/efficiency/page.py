@@ -19,6 +19,7 @@ from .figure import draw
 from .subject import Subject, read_subject
 
 MISSING = "not measured"
+NO_GPU, NO_METER = "no GPU", "no meter"  # a cell is a number or the reason why there is none
 _HEAD = (
     *("network", "Dice", "classes", "sets", "parameters", "FLOPs", "file"),
     *("ms, 1 thread", "ms, 2 threads", "ms, GPU", "memory", "energy"),
@@ -136,9 +137,10 @@ def _row(subject: Subject, row: dict[str, Any]) -> list[str]:
         f"{row['parameters']:,}",
         f"{row['flops'] / 1e9:.3f} G",
         f"{row['file_bytes'] / 1e3:,.0f} kB",
-        *(_ms(row[key]) for key in ("ms_1", "ms_2", "ms_gpu")),
+        *(_ms(row[key]) for key in ("ms_1", "ms_2")),
+        NO_GPU if row["ms_gpu"] is None else _ms(row["ms_gpu"]),
         MISSING if memory is None else f"{memory:.1f} MiB",
-        MISSING if joules is None else f"{joules:.3f} J",
+        NO_METER if joules is None else f"{joules:.3f} J",
     ]
 
 
