@@ -4,7 +4,8 @@
 
 Each group is a name and its run folders, one a fold; each run's best network segments the
 validation cases of its own fold, or of ``--fold``. Run folders joined by ``+`` are an ensemble, as
-``segment`` with several bundles. Prints Markdown: a row a fold, the mean over all cases with its
+``segment`` with several bundles. ``--tta GROUP`` averages a group's logits over left and right, as
+``segment --tta``. Prints Markdown: a row a fold, the mean over all cases with its
 95 % t interval, and the mean difference of the first group to others over the cases both have.
 
 ``--published NAME=FILE.csv:COLUMN`` adds somebody else's mean Dice of each case; the first column
@@ -31,6 +32,7 @@ from scipy import stats
 
 from perforated_monai.growth.trained import Trained, load_trained, make_spec
 from perforated_monai.inference.segment.ensemble import MeanOfNetworks
+from perforated_monai.inference.segment.predictor import mirrored
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "hippocampus_mri_dendritic"
 Cases = dict[str, np.ndarray]  # case -> Dice of each class
@@ -42,6 +44,7 @@ def main() -> None:
     parser.add_argument("groups", nargs="+", help="name=run,run,...")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--fold", type=int, help="of the cases; trials of studies name another")
+    parser.add_argument("--tta", action="append", default=[], help="name of a group to mirror")
     parser.add_argument("--published", action="append", default=[], help="NAME=FILE.csv:COLUMN")
     arguments = parser.parse_args()
     found: dict[str, Cases] = {}
@@ -52,7 +55,8 @@ def main() -> None:
         found[name] = {}
         for joined in runs.split(","):
             members = [load_trained(Path(run)) for run in joined.split("+")]
-            fold, cases = score(members, arguments.data, arguments.fold)
+            tta = name in arguments.tta
+            fold, cases = score(members, arguments.data, arguments.fold, tta=tta)
             found[name] |= cases
             trained = members[0]
             sets = trained.best["growth"]["sets"] if trained.grown else 0
@@ -72,7 +76,9 @@ def main() -> None:
         print(f"{first} - {name}: {interval(gaps)}, {len(both)} cases")
 
 
-def score(members: list[Trained], data: Path, fold: int | None) -> tuple[int, Cases]:
+def score(
+    members: list[Trained], data: Path, fold: int | None, tta: bool = False
+) -> tuple[int, Cases]:
     """Fold of the cases, and their Dice by the mean of the runs' best networks."""
     made = json.loads((members[0].run.path / "config.json").read_text())["config"]
     fold = int(made["fold"]) if fold is None else fold
@@ -83,11 +89,12 @@ def score(members: list[Trained], data: Path, fold: int | None) -> tuple[int, Ca
     inferer = config.get_parsed_content("validate::inferer")
     networks = [make_spec(run)[1].eval() for run in members]
     network = networks[0] if len(networks) == 1 else MeanOfNetworks(networks, exclusive=True)
+    predict = mirrored(network, (0,)) if tta else network
     cases: Cases = {}
     with torch.no_grad():
         for i in range(len(dataset)):
             item: dict[str, Any] = dataset[i]
-            logits = inferer(torch.as_tensor(item["image"])[None], network)
+            logits = inferer(torch.as_tensor(item["image"])[None], predict)
             truth = one_hot(torch.as_tensor(item["label"])[None], logits.shape[1])
             labels = one_hot(logits.argmax(1, keepdim=True), logits.shape[1])
             cases[item["case"]] = compute_dice(labels, truth, include_background=False)[0].numpy()
