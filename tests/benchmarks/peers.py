@@ -122,7 +122,7 @@ def _facts(folder: str, scans: str) -> dict[str, float]:
     import torch
     from monai.data.utils import dense_patch_slices
 
-    from perforated_monai.inference.segment.pipeline import load_bundle
+    from perforated_monai.inference.segment.load import load_bundle
     from perforated_monai.networks.cost import count_flops
 
     bundle = load_bundle(folder)

@@ -104,7 +104,7 @@ def engines(bundle: Path, rounds: int) -> None:
     from perforated_monai.inference.engines import missing_for
     from perforated_monai.inference.formats import Source
     from perforated_monai.inference.quiet import without_warnings
-    from perforated_monai.inference.segment.pipeline import load_bundle
+    from perforated_monai.inference.segment.load import load_bundle
 
     loaded = load_bundle(bundle)
     shapes = {bundle.name: (loaded.channels, *loaded.inferer.roi_size)}

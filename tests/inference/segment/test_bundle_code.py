@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from helpers.segment_bundle import blocks, change, make_rounding_bundle, read
-from perforated_monai.inference.segment import Segmenter, bundle_code, pipeline
-from perforated_monai.inference.segment.pipeline import load_bundle
+from perforated_monai.inference.segment import Segmenter, bundle_code, components
+from perforated_monai.inference.segment.load import load_bundle
 
 OWN = """
 from monai.transforms import MapTransform
@@ -80,7 +80,7 @@ def test_threads_read_expressions_one_after_another(tmp_path, monkeypatch):
     made = load_bundle(make_rounding_bundle(tmp_path / "plain"))
     inside, most = [], []
 
-    class Watched(pipeline.ConfigParser):
+    class Watched(components.ConfigParser):
         def get_parsed_content(self, *arguments, **options):
             inside.append(self)
             most.append(len(inside))
@@ -90,7 +90,7 @@ def test_threads_read_expressions_one_after_another(tmp_path, monkeypatch):
             finally:
                 inside.remove(self)
 
-    monkeypatch.setattr(pipeline, "ConfigParser", Watched)
+    monkeypatch.setattr(components, "ConfigParser", Watched)
     threads = [threading.Thread(target=made.pipeline) for _ in range(4)]
     for thread in threads:
         thread.start()

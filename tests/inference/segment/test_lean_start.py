@@ -47,17 +47,17 @@ def test_segment_imports_nothing_of_training_studies_or_plotting(tmp_path) -> No
 
 def test_monai_s_components_are_listed_once(tmp_path) -> None:
     """MONAI lists them for each parser, which took a sixth of a second each, and a thread."""
-    from perforated_monai.inference.segment import pipeline
+    from perforated_monai.inference.segment import components, load
 
-    bundle = pipeline.load_bundle(make_rounding_bundle(tmp_path / "b"))
+    bundle = load.load_bundle(make_rounding_bundle(tmp_path / "b"))
     bundle.pipeline()
-    table = pipeline._components._components_table
+    table = components._components._components_table
     assert table is not None and "SlidingWindowInferer" in table
     bundle.pipeline()
-    assert pipeline._components._components_table is table
+    assert components._components._components_table is table
     sys.modules["monai.of_this_test"] = json  # more modules, so it is made again
     try:
         bundle.pipeline()
-        assert pipeline._components._components_table is not table
+        assert components._components._components_table is not table
     finally:
         del sys.modules["monai.of_this_test"]

@@ -2,7 +2,8 @@
 
 from .bundle_code import bundle_code
 from .folder import Summary, segment_folder
-from .pipeline import InferenceBundle, load_bundle
+from .load import load_bundle
+from .pipeline import InferenceBundle
 from .segmenter import Segmenter, segment_volume
 from .states import Options, Segmentation
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ...files import sha256
-from .pipeline import InferenceBundle, load_bundle
+from .load import load_bundle
+from .pipeline import InferenceBundle
 
 # What must be equal, and the words for it. Not the network, the weights, or the training volumes.
 _EQUAL = {
