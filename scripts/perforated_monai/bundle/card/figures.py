@@ -11,7 +11,7 @@ from .facts import Facts
 
 MISSING = "not measured"
 _SPDX = {"Apache License, Version 2.0": "apache-2.0", "MIT License": "mit"}
-_GROWTH = ("switch", "patience", "max_dendrites", "tries", "kind", "layers", "activation")
+_GROWTH = ("switch", "patience", "max_dendrites", "tries", "kind", "sets", "activation")
 _EVENT = ("epoch", "event", "sets", "layers", "parameters", "dice_before", "dice_after")
 
 
@@ -58,7 +58,12 @@ def held_out(facts: Facts) -> list[str]:
 
 def growth(settings: dict[str, Any]) -> str:
     """Settings of growth that say most."""
-    return ", ".join(f"{k} {settings[k]}" for k in (*_GROWTH, "initialisation") if k in settings)
+    said = [(k, settings[k]) for k in (*_GROWTH, "initialisation") if settings.get(k)]
+    return ", ".join(f"{key} {_kinds(value) if key == 'sets' else value}" for key, value in said)
+
+
+def _kinds(sets: list[dict[str, Any]]) -> str:
+    return " and ".join(str(entry.get("kind")) for entry in sets)
 
 
 def score_rows(scores: Scores) -> list[list[str]]:
