@@ -12,7 +12,7 @@ import yaml
 
 from helpers.harness import BUNDLE, refused
 from perforated_monai.commands.main import main
-from perforated_monai.commands.study_run import Wanted, run
+from perforated_monai.commands.study_run import Wanted, _trials, run
 from perforated_monai.study.arms import ARMS, networks_of
 from perforated_monai.study.equal_size import resolved_definition, wider_channels
 from perforated_monai.study.results import claim
@@ -250,3 +250,19 @@ def test_no_width_fits() -> None:
 
 def test_networks_are_those_of_the_bundle() -> None:
     assert networks_of(BUNDLE)[:2] == ["full", "compressed"]
+
+
+def test_a_run_takes_the_part_that_was_asked_for(write) -> None:
+    study = load_study(write(networks=["width4", "width16"]))
+    assert len(trials_of(study)) == 8
+    part = _trials(study, {"networks": "width16", "arms": "", "seeds": "0,1"})
+    assert len(part) == 4 and {t.network for t in part} == {"width16"}
+    assert {(t.arm, t.seed) for t in part} == {(a, s) for a in study.arms for s in (0, 1)}
+    assert [t.seed for t in _trials(study, {"seeds": 1})] == [1] * 4
+    for only, said in (
+        ({"seeds": "2"}, "--seeds must name seeds of the study, 0, 1; got '2'"),
+        ({"networks": "full"}, "--networks must name networks of the study, width4, width16;"),
+        ({"arms": "wide"}, "--arms must name arms of the study, base, dendrites; got 'wide'"),
+    ):
+        with refused(said):
+            _trials(study, only)

@@ -16,6 +16,8 @@ def study(
     storage: str = "",
     budget_minutes: Positive | None = None,
     arms: str = "",
+    networks: str = "",
+    seeds: str = "",
     tracking: str = "",
 ) -> int:
     """Run what is missing of a study, print where it stands, or collect its results as tables.
@@ -31,6 +33,8 @@ def study(
         storage: database URL of a sweep for many machines; SQLite in the results by default.
         budget_minutes: stop cleanly after so long; the same command goes on.
         arms: only these, with commas.
+        networks: only these, with commas.
+        seeds: only these, with commas.
         tracking: also log to mlflow or wandb, with commas (wandb stays offline unless told).
     """
     from ..errors import UsageError
@@ -54,7 +58,7 @@ def study(
         manifest=str(manifest),
         workers=workers,
         budget_minutes=budget_minutes,
-        arms=arms,
+        only={"arms": arms, "networks": networks, "seeds": seeds},
         storage=str(storage),
         tracking=tracking,
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ..errors import UserError
 from ..inference.formats import as_list
@@ -27,7 +28,7 @@ class Wanted:
     manifest: str = ""
     workers: int = 1
     budget_minutes: float | None = None
-    arms: object = ""
+    only: Mapping[str, object] = field(default_factory=dict)
     storage: str = ""
     tracking: object = ""
 
@@ -60,7 +61,7 @@ def run(wanted: Wanted) -> int:
         msg = f"--storage belongs to a sweep; {study.file} has no sweep. Leave it out."
         raise UserError(msg)
     claim(study, places.results)
-    trials = _trials(study, as_list(wanted.arms))
+    trials = _trials(study, wanted.only)
     failed = StudyRunner(study, places, workers, minutes).run(trials)
     results = StudyResults(places)
     done = sum(_status(results, t) in ("done", "same") for t in trials)
@@ -130,13 +131,22 @@ def _study_with_results(file: str, results_dir: str, work: str = "") -> tuple[St
     return study, places
 
 
-def _trials(study: Study, arms: list[str]) -> list[Trial]:
-    """Every trial, or those of the arms that were asked for."""
-    unknown = [arm for arm in arms if arm not in study.arms]
-    if unknown:
-        msg = f"--arms must name arms of the study, {', '.join(study.arms)}; got {unknown[0]!r}."
-        raise UserError(msg)
-    return [trial for trial in trials_of(study) if not arms or trial.arm in arms]
+def _trials(study: Study, only: Mapping[str, object]) -> list[Trial]:
+    """Every trial, or those of the arms, networks and seeds that were asked for."""
+    trials = trials_of(study)
+    for plural, names in only.items():
+        wanted = as_list(names)
+        known = [str(value) for value in getattr(study, plural)]
+        unknown = [name for name in wanted if name not in known]
+        if unknown:
+            msg = (
+                f"--{plural} must name {plural} of the study, {', '.join(known)}; "
+                f"got {unknown[0]!r}."
+            )
+            raise UserError(msg)
+        one = plural.removesuffix("s")
+        trials = [t for t in trials if not wanted or str(getattr(t, one)) in wanted]
+    return trials
 
 
 def _status(results: StudyResults, trial: Trial) -> str:
