@@ -72,3 +72,7 @@ def test_the_command_writes_it_beside_the_picture(moved: Path, capsys) -> None:
     assert capsys.readouterr().out.strip() == str(moved / "report.md")
     assert main(["report", str(moved), "--scans", "x"]) == 2
     assert "is a training run" in capsys.readouterr().err
+    (moved / "report.md").write_text("my own notes\n")
+    assert main(["report", str(moved)]) == 1
+    assert "is no page of a run: it is kept" in capsys.readouterr().err
+    assert (moved / "report.md").read_text() == "my own notes\n"

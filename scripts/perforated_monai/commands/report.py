@@ -63,12 +63,13 @@ def report(
 
 def _run_page(run: RunFolder, flags: dict[str, str]) -> int:
     from ..errors import UsageError
-    from ..files import write_text
-    from ..training.life_page import life_page
+    from ..files import refuse_foreign, write_text
+    from ..training.life_page import TITLE, life_page
 
     if wrong := [flag for flag, value in flags.items() if value]:
         what = f"{run.path} is a training run"
         raise UsageError(f"report takes --{wrong[0]} with a folder of masks only; {what}.")
+    refuse_foreign(run.page, "page of a run", [TITLE])
     write_text(run.page, life_page(run))
     print(run.page)
     return 0

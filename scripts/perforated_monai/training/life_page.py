@@ -8,6 +8,7 @@ from ..errors import UserError
 from .run_folder import RunFolder
 
 _SETTINGS = ("switch", "patience", "max_dendrites", "tries", "sets", "kind", "lr_restart")
+TITLE = "# One run"
 
 
 def life_page(folder: RunFolder) -> str:
@@ -30,7 +31,7 @@ def life_page(folder: RunFolder) -> str:
         raise UserError(msg)
     end = next((e for e in events if e["event"] == "complete"), None)
     name = scored[-1].get("metric") or "Dice"
-    lines = ["# One run", "", _first_words(config, epochs, end, name), ""]
+    lines = [TITLE, "", _first_words(config, epochs, end, name), ""]
     if folder.dice_picture.is_file():
         lines += [
             f"![{name} by epoch, a line where dendrites were added]({folder.dice_picture.name})",
