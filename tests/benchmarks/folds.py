@@ -26,10 +26,12 @@ from typing import Any
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
+from monai.inferers import SlidingWindowInferer
 from monai.metrics import compute_dice
 from monai.networks.utils import one_hot
 from scipy import stats
 
+from perforated_monai.data.dataset import CaseDataset
 from perforated_monai.growth.trained import Trained, load_trained, make_spec
 from perforated_monai.inference.segment.ensemble import MeanOfNetworks
 from perforated_monai.inference.segment.predictor import mirrored
@@ -80,13 +82,8 @@ def score(
     members: list[Trained], data: Path, fold: int | None, tta: bool = False
 ) -> tuple[int, Cases]:
     """Fold of the cases, and their Dice by the mean of the runs' best networks."""
-    made = json.loads((members[0].run.path / "config.json").read_text())["config"]
-    fold = int(made["fold"]) if fold is None else fold
-    config = ConfigParser(ConfigParser.load_config_files([str(BUNDLE / "configs" / "train.json")]))
-    config.update({"bundle_root": str(BUNDLE), "dataset_dir": str(data), "fold": fold})
-    config["roi_size"] = made["roi_size"]
-    dataset = config.get_parsed_content("validate::dataset")
-    inferer = config.get_parsed_content("validate::inferer")
+    fold, dataset, size = validation_of(members, data, fold)
+    inferer = SlidingWindowInferer(size, 4, 0.25, mode="gaussian", cache_roi_weight_map=True)
     networks = [make_spec(run)[1].eval() for run in members]
     network = networks[0] if len(networks) == 1 else MeanOfNetworks(networks, exclusive=True)
     predict = mirrored(network, (0,)) if tta else network
@@ -99,6 +96,18 @@ def score(
             labels = one_hot(logits.argmax(1, keepdim=True), logits.shape[1])
             cases[item["case"]] = compute_dice(labels, truth, include_background=False)[0].numpy()
     return fold, cases
+
+
+def validation_of(
+    members: list[Trained], data: Path, fold: int | None
+) -> tuple[int, CaseDataset, list[int]]:
+    """A fold, by default that of the run, its validation cases, and the size of the crops."""
+    made = json.loads((members[0].run.path / "config.json").read_text())["config"]
+    fold = int(made["fold"]) if fold is None else fold
+    config = ConfigParser(ConfigParser.load_config_files([str(BUNDLE / "configs" / "train.json")]))
+    config.update({"bundle_root": str(BUNDLE), "dataset_dir": str(data), "fold": fold})
+    config["roi_size"] = made["roi_size"]
+    return fold, config.get_parsed_content("validate::dataset"), list(made["roi_size"])
 
 
 def published(file: Path, column: str) -> Cases:

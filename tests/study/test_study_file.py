@@ -266,3 +266,12 @@ def test_a_run_takes_the_part_that_was_asked_for(write) -> None:
     ):
         with refused(said):
             _trials(study, only)
+
+
+def test_a_setting_may_be_a_key_of_the_network_s_overlay(write) -> None:
+    gate = {"base_network_def::gate": False}
+    assert load_study(write(networks=["sparse"], settings=gate)).settings == gate
+    with refused("base_network_def::gate is no key of .*configs: train.json. Did you mean"):
+        load_study(write(networks=["sparse", "width4"], settings=gate))
+    own = {"per_network": {"sparse": {"settings": gate}}}
+    assert load_study(write(networks=["sparse", "width4"], **own)).settings_of("sparse") == gate

@@ -21,7 +21,7 @@ from ..data.reading import from_yaml, read_text, reason_of
 from ..data.schema import FOLDS
 from ..dendrites.config import DendriteConfig
 from ..errors import UserError
-from .arms import ARMS, DEPENDENT, networks_of, variant_config
+from .arms import ARMS, DEPENDENT, network_files, networks_of, variant_config
 from .sweep_space import check_sweep
 
 FORMAT = 1
@@ -255,22 +255,22 @@ def _check_networks(study: Study) -> None:
 
 def _check_settings(study: Study, root: Path) -> None:
     owned = ("seed", "fold", "test_fold", "epochs", "output_dir", "dataset_dir", "bundle_root")
-    files = [str(root / "configs" / "train.json")]
-    config = dict(ConfigParser(load_configs(files)).get())
-    own = [key for network in study.networks for key in study.settings_of(network)]
-    for key in [*study.settings, *study.plain_settings, *own]:
-        name = str(key).replace("#", "::")
-        if name in owned:
-            msg = f"{study.file}: settings cannot hold {key}: the study sets it. Take it out."
-            raise UserError(msg)
-        if not is_known_key(config, name):
-            close = difflib.get_close_matches(name, list(config), n=3) or ["see train.json"]
-            msg = (
-                f"{study.file}: settings: {key} is no key of {root.name}/configs/train.json. "
-                f"Did you mean: {', '.join(close)}?"
-            )
-            raise UserError(msg)
-    parser = ConfigParser(load_configs(files))
+    for network in study.networks:
+        files = network_files(root, network)
+        config = dict(ConfigParser(load_configs([str(f) for f in files])).get())
+        for key in [*study.settings, *study.plain_settings, *study.settings_of(network)]:
+            name = str(key).replace("#", "::")
+            if name in owned:
+                msg = f"{study.file}: settings cannot hold {key}: the study sets it. Take it out."
+                raise UserError(msg)
+            if not is_known_key(config, name):
+                close = difflib.get_close_matches(name, list(config), n=3) or ["see train.json"]
+                msg = (
+                    f"{study.file}: settings: {key} is no key of {root.name}/configs: "
+                    f"{' and '.join(f.name for f in files)}. Did you mean: {', '.join(close)}?"
+                )
+                raise UserError(msg)
+    parser = ConfigParser(load_configs([str(root / "configs" / "train.json")]))
     parser.update({str(key): value for key, value in study.settings.items()})
     distances = [name for name in ("hd95", "nsd") if name in study.metrics]
     for pixdim in _spacings(parser.get()):
