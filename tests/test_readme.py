@@ -128,6 +128,19 @@ def test_the_readme_is_short() -> None:
     assert 0 < len(table(README, "Results")) <= 8
 
 
+def test_the_experiments_are_told_as_their_studies_tell_them() -> None:
+    """Every difference of a row stands in the report that the row links to."""
+    told = 0
+    for experiment, _, measured, _ in table(README, "Results"):
+        files = re.findall(r"\]\((\S+/report\.md)\)", measured)
+        said = re.findall(r"[+−]\d+\.\d+", measured)
+        assert bool(files) == bool(said), experiment
+        text = " ".join((REPOSITORY / file).read_text() for file in files)
+        assert [d for d in said if d.replace("−", "-") not in text] == [], experiment
+        told += len(said)
+    assert told >= 10
+
+
 CONTROLS = {
     "wide": ("helps", r"(\S+) points of Dice above a plain network with as many parameters"),
     "wide_flops": ("helps", r"(\S+) above one of equal operations"),

@@ -48,7 +48,7 @@ class Across:
     def row(self) -> list[str]:
         """Cells under ``HEADER``."""
         name = f"{self.arm} − {self.against}"
-        allowed = points(-self.within, "dice")
+        allowed = points(-self.within or 0.0, "dice")  # no sign before 0
         shown = [NONE if c is None else f"{100 * c:+.1f} %" for c in self.costs]
         if self.comparison is None:
             return [name, NONE, "", "0", allowed, *shown, self.met]

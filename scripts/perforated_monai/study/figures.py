@@ -57,6 +57,7 @@ def score_against_cost(data: Comparisons, networks: Sequence[str], metric: str) 
         (("parameters", "parameters"), ("flops", "FLOPs of one patch")),
         strict=True,
     ):
+        highest: dict[str, tuple[float, float]] = {}  # of each network's arms
         for arm in data.study.arms:
             color, marker, style = _style(data, arm)
             means = []
@@ -66,6 +67,8 @@ def score_against_cost(data: Comparisons, networks: Sequence[str], metric: str) 
                 y = [_score(data, m, metric) for m in cell.measured.values()]
                 axes.plot(x, y, marker, color=color, markersize=4, alpha=0.45, markeredgewidth=0)
                 means.append((float(np.mean(x)), float(np.mean(y))))
+                known = highest.get(cell.network, means[-1])
+                highest[cell.network] = max(known, means[-1], key=lambda point: point[1])
             if means:
                 means.sort()
                 axes.plot(
@@ -81,6 +84,17 @@ def score_against_cost(data: Comparisons, networks: Sequence[str], metric: str) 
         axes.set_xlabel(label)
         if len(networks) > 1:
             axes.set_xscale("log")
+            for network, place in highest.items():
+                axes.annotate(
+                    network,
+                    place,
+                    (10, 0),
+                    textcoords="offset points",
+                    va="center",
+                    color="0.25",
+                    zorder=4,
+                )
+            axes.margins(x=0.2)  # room for a name on the right
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         _plain(axes)
     figure.axes[0].set_ylabel(f"test {NAMES[metric]}, mean of classes")

@@ -10,7 +10,7 @@ from typing import Any
 from ...data.reading import from_yaml, read_text, reason_of
 from ...data.scores import interval
 from ...errors import UserError
-from ..across import HEADER, across
+from ..across import HEADER, NONE, across
 from ..comparisons import Comparisons
 from ..results import StudyResults
 from ..study_file import load_study
@@ -138,11 +138,15 @@ def controls(claim: Claim) -> Iterator[str]:
     study = load_study(claim.study)
     data = Comparisons(study, StudyResults(places_of(study)))
     for found in across(data):
+        if found.comparison is None:
+            yield f"{study.name}, {found.arm} against {found.against}: no seed is done in both"
+            continue
         cells = dict(zip(HEADER, found.row(), strict=True))
+        energy = cells["energy"] if cells["energy"] != NONE else "not measured (no meter)"
         yield (
             f"{study.name}, {found.arm} against {found.against}: Dice {cells['Dice']} (95 % "
             f"{cells['95 %']}, {cells['seeds']} seeds), parameters {cells['parameters']}, memory "
-            f"{cells['memory']}, CPU time {cells['CPU time']}, energy {cells['energy']}; "
+            f"{cells['memory']}, CPU time {cells['CPU time']}, energy {energy}; "
             f"{cells['allowed']} met: {cells['met']}"
         )
     network = claim.study_network or study.networks[0]
