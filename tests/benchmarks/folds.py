@@ -82,8 +82,7 @@ def score(
     members: list[Trained], data: Path, fold: int | None, tta: bool = False
 ) -> tuple[int, Cases]:
     """Fold of the cases, and their Dice by the mean of the runs' best networks."""
-    fold, dataset, size = validation_of(members, data, fold)
-    inferer = SlidingWindowInferer(size, 4, 0.25, mode="gaussian", cache_roi_weight_map=True)
+    fold, dataset, inferer = validation_of(members, data, fold)
     networks = [make_spec(run)[1].eval() for run in members]
     network = networks[0] if len(networks) == 1 else MeanOfNetworks(networks, exclusive=True)
     predict = mirrored(network, (0,)) if tta else network
@@ -100,14 +99,15 @@ def score(
 
 def validation_of(
     members: list[Trained], data: Path, fold: int | None
-) -> tuple[int, CaseDataset, list[int]]:
-    """A fold, by default that of the run, its validation cases, and the size of the crops."""
+) -> tuple[int, CaseDataset, SlidingWindowInferer]:
+    """A fold, by default that of the run, its validation cases, and the windows of the training."""
     made = json.loads((members[0].run.path / "config.json").read_text())["config"]
     fold = int(made["fold"]) if fold is None else fold
     config = ConfigParser(ConfigParser.load_config_files([str(BUNDLE / "configs" / "train.json")]))
     config.update({"bundle_root": str(BUNDLE), "dataset_dir": str(data), "fold": fold})
     config["roi_size"] = made["roi_size"]
-    return fold, config.get_parsed_content("validate::dataset"), list(made["roi_size"])
+    dataset, inferer = (config.get_parsed_content(f"validate::{k}") for k in ("dataset", "inferer"))
+    return fold, dataset, inferer
 
 
 def published(file: Path, column: str) -> Cases:

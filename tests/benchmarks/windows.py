@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from perforated_monai.growth.trained import load_trained, make_spec
+from perforated_monai.inference.segment.predictor import mirrored
 
 STRIDE = 4  # sizes of a whole volume are multiples of it
 SIDE = 2  # axis left to right of (B, C, *space)
@@ -54,8 +55,8 @@ def main() -> None:
     for run in arguments.runs:
         trained = load_trained(run)
         network = Counted(make_spec(trained)[1].eval())
-        _, dataset, size = validation_of([trained], arguments.data, None)
-        for name, predict in ways(network, size).items():
+        _, dataset, inferer = validation_of([trained], arguments.data, None)
+        for name, predict in ways(network, list(inferer.roi_size)).items():
             network.voxels = 0
             for i in range(len(dataset)):
                 image = torch.as_tensor(dataset[i]["image"])[None]
@@ -82,9 +83,6 @@ def ways(network: nn.Module, size: list[int]) -> dict[str, Predict]:
         logits = network(pad(x, room, mode="replicate"))
         return logits[tuple(slice(n) for n in (*logits.shape[:2], *x.shape[2:]))]
 
-    def both_sides(x: Tensor) -> Tensor:
-        return as_trained(x) + as_trained(x.flip(SIDE)).flip(SIDE)
-
     def smoothed(sigma: float) -> Predict:
         blur = GaussianFilter(3, sigma)
         return lambda x: blur(as_trained(x).softmax(1))  # type: ignore[no-any-return]
@@ -101,7 +99,7 @@ def ways(network: nn.Module, size: list[int]) -> dict[str, Predict]:
         f"windows of {times(larger)}": windows(larger),
         f"windows of {times(largest)}, smaller volumes padded with zeros": windows(largest),
         f"whole, its border repeated to multiples of {STRIDE}": whole,
-        "mean of the logits of both sides": both_sides,
+        "mean of the logits of both sides": mirrored(as_trained, (0,)),
         "mirrored": lambda x: as_trained(x.flip(SIDE)).flip(SIDE),
     } | {f"probabilities smoothed by {s} voxels": smoothed(s) for s in (0.4, 0.6, 0.8)}
     found: dict[str, Predict] = {

@@ -27,7 +27,8 @@ QUANTITIES = {
     "peak_memory_mib": "memory",
     "joules": "energy",
 }
-REASONS = {"ms_gpu": "not measured (no GPU)", "joules": "not measured (no meter)"}
+NO_GPU, NO_METER = "no GPU", "no meter"  # a cell is a number or the reason why there is none
+REASONS = {"ms_gpu": f"{NONE} ({NO_GPU})", "joules": f"{NONE} ({NO_METER})"}
 _KEYS = {"claim", "network", "against", "quantities", "study", "study_network"}
 
 
@@ -69,11 +70,10 @@ def read_claims(file: str | Path) -> list[Claim]:
 
 
 def _claim(path: Path, entry: Mapping[str, Any]) -> Claim:
-    needed = ["claim"] if entry.get("study") else ["claim", "network", "against"]
-    needed += [k for k in ("network", "against") if k in entry and k not in needed]
+    pair = ("network", "against")
+    alone = entry.get("study") and not any(k in entry for k in pair)
+    needed = ("claim",) if alone else ("claim", *pair)
     missing = [k for k in needed if not isinstance(entry.get(k), str)]
-    if ("network" in entry) != ("against" in entry):
-        missing.append("against" if "network" in entry else "network")
     unknown = [k for k in entry if k not in _KEYS]
     quantities = entry.get("quantities", ["parameters"])
     if missing or unknown:
@@ -104,7 +104,7 @@ def measured(claim: Claim, subjects: Sequence[Subject], rows: Mapping[str, Any])
     for key in claim.quantities:
         small, large = (number(rows[n][key]) for n in (claim.network, claim.against))
         unknown = None in (small, large) or not large
-        change = REASONS.get(key, "not measured") if unknown else _percent(small, large)
+        change = REASONS.get(key, NONE) if unknown else _percent(small, large)
         parts.append(f"{QUANTITIES[key]} {change}")
     parts.append(_dice(known[claim.network], known[claim.against]))
     return f"{claim.network} against {claim.against}: " + ", ".join(parts)
@@ -142,7 +142,7 @@ def controls(claim: Claim) -> Iterator[str]:
             yield f"{study.name}, {found.arm} against {found.against}: no seed is done in both"
             continue
         cells = dict(zip(HEADER, found.row(), strict=True))
-        energy = cells["energy"] if cells["energy"] != NONE else "not measured (no meter)"
+        energy = cells["energy"] if cells["energy"] != NONE else REASONS["joules"]
         yield (
             f"{study.name}, {found.arm} against {found.against}: Dice {cells['Dice']} (95 % "
             f"{cells['95 %']}, {cells['seeds']} seeds), parameters {cells['parameters']}, memory "

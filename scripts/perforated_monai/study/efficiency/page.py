@@ -13,13 +13,12 @@ from ..._version import __version__
 from ...bundle.card.figures import table
 from ...errors import UserError
 from ...files import atomic, refuse_foreign, write_json, write_text
-from .claims import Claim, controls, measured, read_claims
+from .claims import NO_GPU, NO_METER, Claim, controls, measured, read_claims
 from .cost import measure_costs
 from .figure import draw
 from .subject import Subject, read_subject
 
 MISSING = "not measured"
-NO_GPU, NO_METER = "no GPU", "no meter"  # a cell is a number or the reason why there is none
 _HEAD = (
     *("network", "Dice", "classes", "sets", "parameters", "FLOPs", "file"),
     *("ms, 1 thread", "ms, 2 threads", "ms, GPU", "memory", "energy"),
